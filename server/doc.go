@@ -1,0 +1,2 @@
+// Package server answers Zue's client protocol (net/PROTOCOL.md) from a log.
+package server

@@ -1,0 +1,150 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/zue-log/zue/storage"
+)
+
+const (
+	// acceptPause is how long the server waits after a failed accept, which is
+	// mostly for want of file descriptors.
+	acceptPause = 50 * time.Millisecond
+	// writeTimeout is how long a client may leave its answers unread before it
+	// is dropped.
+	writeTimeout = 30 * time.Second
+)
+
+// ErrStopped is returned by Serve after Shutdown.
+var ErrStopped = errors.New("server has been stopped")
+
+// Server serves one log on any number of listeners. Its methods may be called
+// concurrently.
+type Server struct {
+	log    *storage.Log
+	logger *slog.Logger
+
+	mu        sync.Mutex
+	stopping  bool
+	stopped   chan struct{} // closed when stopping is set
+	listeners map[net.Listener]struct{}
+	sessions  map[*session]struct{}
+	running   sync.WaitGroup // Serve calls and sessions
+}
+
+// New returns a server of log, which stays the caller's to close, after Shutdown.
+func New(log *storage.Log, logger *slog.Logger) *Server {
+	return &Server{
+		log:       log,
+		logger:    logger,
+		stopped:   make(chan struct{}),
+		listeners: map[net.Listener]struct{}{},
+		sessions:  map[*session]struct{}{},
+	}
+}
+
+// Serve accepts connections on l, which it closes, until Shutdown; then it
+// returns ErrStopped. It fails otherwise only if l does for good.
+func (s *Server) Serve(l net.Listener) error {
+	if !s.begin(func() { s.listeners[l] = struct{}{} }) {
+		return errors.Join(ErrStopped, l.Close())
+	}
+	defer s.running.Done()
+	defer func() {
+		s.mu.Lock()
+		delete(s.listeners, l)
+		s.mu.Unlock()
+		_ = l.Close() // Shutdown may have closed it already
+	}()
+	for {
+		conn, err := l.Accept()
+		if err == nil {
+			s.open(conn)
+			continue
+		}
+		select {
+		case <-s.stopped:
+			return ErrStopped
+		default:
+		}
+		if errors.Is(err, net.ErrClosed) {
+			return fmt.Errorf("accept on %s: %w", l.Addr(), err)
+		}
+		s.logger.Warn("could not accept a connection", "listener", l.Addr().String(), "err", err)
+		select {
+		case <-s.stopped:
+		case <-time.After(acceptPause):
+		}
+	}
+}
+
+// begin registers something that Shutdown must end and wait for; false if it is
+// too late for that.
+func (s *Server) begin(register func()) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopping {
+		return false
+	}
+	s.running.Add(1)
+	register()
+	return true
+}
+
+// open starts the session of a new connection.
+func (s *Server) open(conn net.Conn) {
+	c := newSession(s, conn)
+	if !s.begin(func() { s.sessions[c] = struct{}{} }) {
+		_ = conn.Close()
+		return
+	}
+	go func() {
+		defer s.running.Done()
+		c.run()
+		s.mu.Lock()
+		delete(s.sessions, c)
+		s.mu.Unlock()
+	}()
+}
+
+// Shutdown stops accepting, has the requests that have arrived answered, closes
+// all connections and waits for that. When ctx ends first the connections are
+// closed at once, and the error is ctx's.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.mu.Lock()
+	if !s.stopping {
+		s.stopping = true
+		close(s.stopped)
+	}
+	for l := range s.listeners {
+		_ = l.Close() // Serve ends by it
+	}
+	for c := range s.sessions {
+		c.finish()
+	}
+	s.mu.Unlock()
+
+	done := make(chan struct{})
+	go func() {
+		s.running.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+	}
+	s.mu.Lock()
+	for c := range s.sessions {
+		_ = c.conn.Close()
+	}
+	s.mu.Unlock()
+	<-done
+	return fmt.Errorf("server stopped with requests unanswered: %w", ctx.Err())
+}

@@ -1,0 +1,197 @@
+package storage
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+
+	"github.com/cespare/xxhash/v2"
+	"github.com/zue-log/zue/storage/batch"
+)
+
+// Sizes and limits of the entry format; FORMAT.md has the byte table.
+const (
+	entryHeaderSize = 64
+	entryAlign      = 8
+	// MaxBodyBytes is the longest body of an entry, in bytes.
+	MaxBodyBytes = 32 << 20
+)
+
+// entryKind says what an entry's body is. Zero is no kind: it is what
+// preallocated space holds.
+type entryKind uint8
+
+const kindData entryKind = 1 // a record batch
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// entryHeader is the decoded header of an entry.
+type entryHeader struct {
+	bodyCRC uint32
+	index   uint64
+	offset  uint64 // of its first record
+	term    uint64
+	chain   uint64
+	mark    uint64 // all entries up to this index were durable when it was written
+	bodyLen uint32
+	span    uint32 // how far the offset advances
+	bornCRC uint32 // the body CRC before any compaction
+	kind    entryKind
+}
+
+// place is a point between two entries: what the next entry must follow.
+type place struct {
+	index  uint64 // of the entry before; 0 at the beginning of the log
+	term   uint64 // of the entry before
+	offset uint64 // of the next record
+	chain  uint64 // of the entry before; 0 at the beginning of the log
+}
+
+// entrySize is how many bytes an entry takes up in a segment.
+func entrySize(bodyLen uint32) int64 {
+	return entryHeaderSize + (int64(bodyLen)+entryAlign-1)&^(entryAlign-1)
+}
+
+// link computes h's chain: XXH64 over the predecessor's chain and those fields
+// of h that are the same on every replica and survive compaction.
+func (h *entryHeader) link(before uint64) uint64 {
+	var b [48]byte
+	le := binary.LittleEndian
+	le.PutUint64(b[0:], before)
+	le.PutUint64(b[8:], h.index)
+	le.PutUint64(b[16:], h.offset)
+	le.PutUint64(b[24:], h.term)
+	le.PutUint32(b[32:], h.span)
+	le.PutUint32(b[36:], h.bornCRC)
+	b[40] = byte(h.kind)
+	return xxhash.Sum64(b[:])
+}
+
+// after is the place that follows the entry.
+func (h *entryHeader) after() place {
+	return place{index: h.index, term: h.term, offset: h.offset + uint64(h.span), chain: h.chain}
+}
+
+// put encodes h into the first entryHeaderSize bytes of b.
+func (h *entryHeader) put(b []byte) {
+	le := binary.LittleEndian
+	b = b[:entryHeaderSize]
+	le.PutUint32(b[4:], h.bodyCRC)
+	le.PutUint64(b[8:], h.index)
+	le.PutUint64(b[16:], h.offset)
+	le.PutUint64(b[24:], h.term)
+	le.PutUint64(b[32:], h.chain)
+	le.PutUint64(b[40:], h.mark)
+	le.PutUint32(b[48:], h.bodyLen)
+	le.PutUint32(b[52:], h.span)
+	le.PutUint32(b[56:], h.bornCRC)
+	b[60] = byte(h.kind)
+	b[61], b[62], b[63] = 0, 0, 0
+	le.PutUint32(b, crc32.Checksum(b[4:], castagnoli))
+}
+
+// The reasons why bytes are not an entry.
+var (
+	errShortEntry  = errors.New("the file ends within the entry")
+	errHeaderCRC   = errors.New("header checksum mismatch")
+	errBodyCRC     = errors.New("body checksum mismatch")
+	errHeaderField = errors.New("impossible header field")
+	errBreak       = errors.New("it does not follow the entry before it")
+)
+
+// hop decodes, without a checksum, the fields of the header at the start of b
+// that lead to the next entry.
+func hop(b []byte) (bodyLen uint32, offset uint64, span uint32) {
+	le := binary.LittleEndian
+	return le.Uint32(b[48:]), le.Uint64(b[16:]), le.Uint32(b[52:])
+}
+
+// parseEntryHeader decodes the header at the start of b if its checksum is
+// right and its fields are possible by themselves.
+func parseEntryHeader(b []byte) (entryHeader, error) {
+	if len(b) < entryHeaderSize {
+		return entryHeader{}, errShortEntry
+	}
+	b = b[:entryHeaderSize]
+	le := binary.LittleEndian
+	if le.Uint32(b) != crc32.Checksum(b[4:], castagnoli) {
+		return entryHeader{}, errHeaderCRC
+	}
+	h := entryHeader{
+		bodyCRC: le.Uint32(b[4:]),
+		index:   le.Uint64(b[8:]),
+		offset:  le.Uint64(b[16:]),
+		term:    le.Uint64(b[24:]),
+		chain:   le.Uint64(b[32:]),
+		mark:    le.Uint64(b[40:]),
+		bodyLen: le.Uint32(b[48:]),
+		span:    le.Uint32(b[52:]),
+		bornCRC: le.Uint32(b[56:]),
+		kind:    entryKind(b[60]),
+	}
+	switch {
+	case h.kind != kindData:
+		return entryHeader{}, fmt.Errorf("%w: kind %d", errHeaderField, h.kind)
+	case b[61]|b[62]|b[63] != 0:
+		return entryHeader{}, fmt.Errorf("%w: reserved bytes", errHeaderField)
+	case h.bodyLen > MaxBodyBytes:
+		return entryHeader{}, fmt.Errorf("%w: body length %d", errHeaderField, h.bodyLen)
+	case h.span == 0:
+		return entryHeader{}, fmt.Errorf("%w: no offsets", errHeaderField)
+	case h.index == 0 || h.mark >= h.index:
+		return entryHeader{}, fmt.Errorf("%w: index %d, durable mark %d", errHeaderField, h.index, h.mark)
+	}
+	return h, nil
+}
+
+// parseEntry decodes the entry at the start of b, which may be longer, and
+// checks its header and body. The body points into b.
+func parseEntry(b []byte) (h entryHeader, body []byte, err error) {
+	if h, err = parseEntryHeader(b); err != nil {
+		return h, nil, err
+	}
+	if int64(len(b)) < entrySize(h.bodyLen) {
+		return h, nil, errShortEntry
+	}
+	body = b[entryHeaderSize : entryHeaderSize+int(h.bodyLen) : entryHeaderSize+int(h.bodyLen)]
+	if batch.Checksum(body) != h.bodyCRC {
+		return h, nil, errBodyCRC
+	}
+	return h, body, nil
+}
+
+// follows checks that h is the entry that comes next at p.
+func (h *entryHeader) follows(p place) error {
+	if h.index != p.index+1 || h.offset != p.offset || h.term < p.term || h.chain != h.link(p.chain) {
+		return errBreak
+	}
+	return nil
+}
+
+// appendEntry appends to dst an entry that holds records, to stand at p, and
+// returns the place after it. now, in Unix milliseconds, is for those without a
+// timestamp.
+func appendEntry(dst []byte, p place, term, mark uint64, records []batch.Record, now int64) ([]byte, place) {
+	start := len(dst)
+	var header [entryHeaderSize]byte
+	dst = append(dst, header[:]...)
+	dst = batch.Append(dst, records, now)
+	body := dst[start+entryHeaderSize:]
+	h := entryHeader{
+		index:   p.index + 1,
+		offset:  p.offset,
+		term:    term,
+		mark:    mark,
+		bodyLen: uint32(len(body)),
+		span:    uint32(len(records)),
+		kind:    kindData,
+	}
+	h.bodyCRC = batch.Checksum(body)
+	h.bornCRC = h.bodyCRC
+	h.chain = h.link(p.chain)
+	h.put(dst[start:])
+	var padding [entryAlign]byte
+	dst = append(dst, padding[:entrySize(h.bodyLen)-int64(len(dst)-start)]...)
+	return dst, h.after()
+}

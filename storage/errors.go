@@ -1,0 +1,61 @@
+package storage
+
+import (
+	"errors"
+	"fmt"
+)
+
+var (
+	// ErrOutOfRange is wrapped by an *[OffsetError].
+	ErrOutOfRange = errors.New("offset out of range")
+	// ErrCorrupt is wrapped by a *[CorruptionError].
+	ErrCorrupt = errors.New("corrupt log")
+	// ErrVersion is wrapped by the error for a file of a format version that
+	// this library does not know.
+	ErrVersion = errors.New("unknown format version")
+	// ErrClosed is returned by calls on a log that was closed.
+	ErrClosed = errors.New("log is closed")
+	// ErrFailed is wrapped, with the cause, by every append after a write or a
+	// sync went wrong: what is on disk is unknown until the log is opened
+	// again. The append that saw it happen may or may not be in the log then.
+	ErrFailed = errors.New("log has failed and must be opened again")
+	// ErrTooLarge is wrapped by the error for an append whose entry would be
+	// longer than MaxBodyBytes.
+	ErrTooLarge = errors.New("records too large for one entry")
+)
+
+// OffsetError reports a read of an offset that the log does not have.
+type OffsetError struct {
+	Offset uint64 // what was asked for
+	First  uint64 // the first offset kept
+	End    uint64 // the end offset: the last readable one plus one
+}
+
+// Error implements error.
+func (e *OffsetError) Error() string {
+	if e.First == e.End {
+		return fmt.Sprintf("offset %d: the log has no records yet (end offset %d)", e.Offset, e.End)
+	}
+	return fmt.Sprintf("offset %d is not in the log, which has %d to %d", e.Offset, e.First, e.End-1)
+}
+
+// Unwrap returns ErrOutOfRange.
+func (e *OffsetError) Unwrap() error { return ErrOutOfRange }
+
+// CorruptionError reports bytes that were durable once and are not what was
+// written. They are left in place.
+type CorruptionError struct {
+	Path     string
+	Position int64  // of the first bad byte's entry, or header, in the file
+	Index    uint64 // the entry that should be there; 0 if unknown
+	Offset   uint64 // its first offset, or the record asked for
+	Reason   string
+}
+
+// Error implements error.
+func (e *CorruptionError) Error() string {
+	return fmt.Sprintf("%s: corrupt at position %d (entry %d, offset %d): %s", e.Path, e.Position, e.Index, e.Offset, e.Reason)
+}
+
+// Unwrap returns ErrCorrupt.
+func (e *CorruptionError) Unwrap() error { return ErrCorrupt }

@@ -1,0 +1,192 @@
+package storage
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io/fs"
+	"sort"
+	"sync/atomic"
+
+	"github.com/zue-log/zue/storage/vfs"
+)
+
+// Layout of an index file; FORMAT.md has the byte table.
+const (
+	indexMagic      = "ZUEINDX\n"
+	indexVersion    = 1
+	indexHeaderSize = 64
+	pointSize       = 16
+)
+
+// point says where in the segment a record is, and the entry that holds it.
+type point struct {
+	offset uint32 // of the record, less the segment's first
+	index  uint32 // of the entry, less the segment's first
+	entry  uint32 // position of the entry in the segment
+	record uint32 // position of the record in the entry's body; 0: its first
+}
+
+// index is the sparse index of one segment: points in ascending order, in a
+// mapped file. The committer adds points while readers look others up: a point
+// is written before the count that includes it.
+type index struct {
+	path  string
+	file  vfs.File
+	m     vfs.Mapping
+	b     []byte
+	count atomic.Int64
+	// next is the position in the segment from which on a new point is due.
+	next int64
+}
+
+// indexCapacity is the size of an index file that suffices for a segment.
+func indexCapacity(segmentSize int64, interval int) int64 {
+	n := (segmentSize/int64(interval) + 2) * pointSize
+	const page = 4096
+	return (indexHeaderSize + n + page - 1) &^ (page - 1)
+}
+
+// createIndex makes an empty index file, replacing what has its name.
+func createIndex(fsys vfs.FS, path string, capacity int64) (*index, error) {
+	if err := fsys.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("replace index: %w", err)
+	}
+	f, err := fsys.Create(path)
+	if err != nil {
+		return nil, fmt.Errorf("create index: %w", err)
+	}
+	// Real blocks, or a full disk would be a fatal signal in a store to the
+	// mapping.
+	if err := f.Allocate(capacity); err != nil {
+		return nil, errors.Join(fmt.Errorf("create index: %w", err), f.Close(), fsys.Remove(path))
+	}
+	return mapIndex(f, path, capacity, true)
+}
+
+func mapIndex(f vfs.File, path string, size int64, writable bool) (*index, error) {
+	m, err := f.Map(int(size), writable)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("map index: %w", err), f.Close())
+	}
+	return &index{path: path, file: f, m: m, b: m.Bytes()}, nil
+}
+
+// indexCoverage is what an index file's header says it was made from.
+type indexCoverage struct {
+	interval uint32
+	count    uint32
+	end      int64 // the segment's entries up to this position are covered
+	place    place // after the last of them
+}
+
+// openIndex opens an index file if it is whole. Any error means that the index
+// must be made anew from the segment.
+func openIndex(fsys vfs.FS, path string, writable bool) (*index, indexCoverage, error) {
+	f, err := fsys.Open(path, writable)
+	if err != nil {
+		return nil, indexCoverage{}, err
+	}
+	size, err := f.Size()
+	if err == nil && size < indexHeaderSize {
+		err = fmt.Errorf("%s: %d bytes are no index", path, size)
+	}
+	if err != nil {
+		return nil, indexCoverage{}, errors.Join(err, f.Close())
+	}
+	ix, err := mapIndex(f, path, size, writable)
+	if err != nil {
+		return nil, indexCoverage{}, err
+	}
+	cov, err := parseIndexHeader(ix.b)
+	if err != nil {
+		return nil, indexCoverage{}, errors.Join(fmt.Errorf("%s: %w", path, err), ix.close())
+	}
+	ix.count.Store(int64(cov.count))
+	ix.next = cov.end
+	return ix, cov, nil
+}
+
+var errIndexHeader = errors.New("index header is not valid")
+
+// parseIndexHeader checks an index file's bytes: header, checksum over header
+// and points, order of the points.
+func parseIndexHeader(b []byte) (indexCoverage, error) {
+	var c indexCoverage
+	le := binary.LittleEndian
+	if len(b) < indexHeaderSize || string(b[4:12]) != indexMagic || le.Uint32(b[12:]) != indexVersion {
+		return c, errIndexHeader
+	}
+	c.interval = le.Uint32(b[16:])
+	c.count = le.Uint32(b[20:])
+	c.end = int64(le.Uint64(b[24:]))
+	c.place = place{index: le.Uint64(b[32:]), term: le.Uint64(b[40:]), offset: le.Uint64(b[48:]), chain: le.Uint64(b[56:])}
+	if int64(c.count) > int64(len(b)-indexHeaderSize)/pointSize || c.end < segmentHeaderSize || c.interval == 0 {
+		return c, errIndexHeader
+	}
+	end := indexHeaderSize + int(c.count)*pointSize
+	if le.Uint32(b) != crc32.Checksum(b[4:end], castagnoli) {
+		return c, errIndexHeader
+	}
+	return c, nil
+}
+
+// seal writes the header that makes the file trusted at the next open, and
+// makes it durable. The committer no longer adds points.
+func (ix *index) seal(c indexCoverage) error {
+	c.count = uint32(ix.count.Load())
+	le := binary.LittleEndian
+	b := ix.b
+	copy(b[4:12], indexMagic)
+	le.PutUint32(b[12:], indexVersion)
+	le.PutUint32(b[16:], c.interval)
+	le.PutUint32(b[20:], c.count)
+	le.PutUint64(b[24:], uint64(c.end))
+	le.PutUint64(b[32:], c.place.index)
+	le.PutUint64(b[40:], c.place.term)
+	le.PutUint64(b[48:], c.place.offset)
+	le.PutUint64(b[56:], c.place.chain)
+	end := indexHeaderSize + int(c.count)*pointSize
+	le.PutUint32(b, crc32.Checksum(b[4:end], castagnoli))
+	return ix.file.Sync()
+}
+
+// add appends a point. The capacity suffices for one per interval; a point that
+// finds no room is left out, which costs readers a longer walk and no more.
+func (ix *index) add(p point) {
+	n := ix.count.Load()
+	at := indexHeaderSize + int(n)*pointSize
+	if at+pointSize > len(ix.b) {
+		return
+	}
+	b := ix.b[at:]
+	le := binary.LittleEndian
+	le.PutUint32(b, p.offset)
+	le.PutUint32(b[4:], p.index)
+	le.PutUint32(b[8:], p.entry)
+	le.PutUint32(b[12:], p.record)
+	ix.count.Store(n + 1)
+}
+
+func (ix *index) point(i int) point {
+	b := ix.b[indexHeaderSize+i*pointSize:][:pointSize]
+	le := binary.LittleEndian
+	return point{offset: le.Uint32(b), index: le.Uint32(b[4:]), entry: le.Uint32(b[8:]), record: le.Uint32(b[12:])}
+}
+
+// find returns the last point whose offset is at most offset; without one, the
+// segment's first entry.
+func (ix *index) find(offset uint32) point {
+	n := sort.Search(int(ix.count.Load()), func(i int) bool {
+		return binary.LittleEndian.Uint32(ix.b[indexHeaderSize+i*pointSize:]) > offset
+	})
+	if n == 0 {
+		return point{entry: segmentHeaderSize}
+	}
+	return ix.point(n - 1)
+}
+
+func (ix *index) close() error {
+	return errors.Join(ix.m.Close(), ix.file.Close())
+}

@@ -1,0 +1,363 @@
+package storage
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// fill makes a log of n records in several segments and returns the paths of its
+// .log files.
+func fill(t *testing.T, dir string, n int) []string {
+	t.Helper()
+	l := open(t, dir, small)
+	for i := range n {
+		appendValue(t, l, recordValue(i))
+	}
+	require.NoError(t, l.Close())
+	logs, err := filepath.Glob(filepath.Join(dir, "*.log"))
+	require.NoError(t, err)
+	return logs
+}
+
+func recordValue(i int) string { return fmt.Sprintf("record %d %s", i, bytes.Repeat([]byte("x"), 400)) }
+
+func checkAll(t *testing.T, l *Log, n int) {
+	t.Helper()
+	require.EqualValues(t, n, l.EndOffset())
+	for i := range n {
+		require.Equal(t, recordValue(i), readValue(t, l, uint64(i)))
+	}
+}
+
+// edit changes the bytes of a file.
+func edit(t *testing.T, path string, change func(b []byte) []byte) {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(path, change(b), 0o644))
+}
+
+// lastEntry returns where the last entry of an unsealed segment's bytes begins,
+// and where it ends.
+func lastEntry(t *testing.T, b []byte) (start, end int) {
+	t.Helper()
+	pos := segmentHeaderSize
+	for {
+		h, _, err := parseEntry(b[pos:])
+		if err != nil {
+			require.Positive(t, start)
+			return start, pos
+		}
+		start = pos
+		pos += int(entrySize(h.bodyLen))
+	}
+}
+
+// forget makes a clean close look like a kill: no note of what was durable, no
+// index that covers the last segment.
+func forget(t *testing.T, dir, last string) {
+	t.Helper()
+	require.NoError(t, os.Remove(filepath.Join(dir, stateName)))
+	require.NoError(t, os.Remove(last[:len(last)-len(".log")]+".index"))
+}
+
+func TestRecoveryAfterKill(t *testing.T) {
+	dir := t.TempDir()
+	logs := fill(t, dir, 100)
+	require.Greater(t, len(logs), 2)
+	forget(t, dir, logs[len(logs)-1])
+	l := open(t, dir, small)
+	defer l.Close()
+	checkAll(t, l, 100)
+	require.Positive(t, l.Recovery().Scanned)
+	require.Less(t, l.Recovery().Scanned, int64(MinSegmentBytes), "only the last segment is scanned")
+	require.Zero(t, l.Recovery().Torn)
+}
+
+// TestTornTail damages the last entry, of which nothing says that it was durable.
+func TestTornTail(t *testing.T) {
+	damages := map[string]func(b []byte, start, end int){
+		"body":           func(b []byte, start, _ int) { b[start+entryHeaderSize+50] ^= 1 },
+		"header":         func(b []byte, start, _ int) { b[start+10] ^= 1 },
+		"half":           func(b []byte, start, end int) { clear(b[(start+end)/2 : end]) },
+		"header missing": func(b []byte, start, _ int) { clear(b[start : start+entryHeaderSize]) },
+		"all":            func(b []byte, start, end int) { clear(b[start:end]) },
+		"not the next": func(b []byte, start, _ int) {
+			h, err := parseEntryHeader(b[start:])
+			if err != nil {
+				panic(err)
+			}
+			h.chain++
+			h.put(b[start:])
+		},
+	}
+	for name, damage := range damages {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			logs := fill(t, dir, 100)
+			last := logs[len(logs)-1]
+			forget(t, dir, last)
+			edit(t, last, func(b []byte) []byte {
+				start, end := lastEntry(t, b)
+				damage(b, start, end)
+				return b
+			})
+			var out bytes.Buffer
+			o := small
+			o.Logger = slog.New(slog.NewTextHandler(&out, nil))
+			l := open(t, dir, o)
+			checkAll(t, l, 99)
+			if name == "all" {
+				require.Zero(t, l.Recovery().Torn)
+			} else {
+				require.Positive(t, l.Recovery().Torn)
+				require.Contains(t, out.String(), fmt.Sprintf("bytes=%d", l.Recovery().Torn))
+			}
+			require.True(t, isZero(l.active.b[l.active.end.Load():]), "leftovers behind the tail")
+			// The place is used again.
+			require.EqualValues(t, 99, appendValue(t, l, recordValue(99)))
+			checkAll(t, l, 100)
+			require.NoError(t, l.Close())
+			l = open(t, dir, small)
+			checkAll(t, l, 100)
+			require.NoError(t, l.Close())
+		})
+	}
+}
+
+// snapshot reads all files of a directory.
+func snapshot(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	out := map[string]string{}
+	names, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	for _, n := range names {
+		b, err := os.ReadFile(filepath.Join(dir, n.Name()))
+		require.NoError(t, err)
+		if n.Name() != lockName {
+			out[n.Name()] = string(b)
+		}
+	}
+	return out
+}
+
+// TestCorruptionIsNotCut damages what was durable, in ways that look like a torn
+// tail but for the durable mark.
+func TestCorruptionIsNotCut(t *testing.T) {
+	cases := map[string]func(t *testing.T, dir string, logs []string){
+		"last entry, known durable by the state file": func(t *testing.T, dir string, logs []string) {
+			last := logs[len(logs)-1]
+			require.NoError(t, os.Remove(last[:len(last)-4]+".index"))
+			edit(t, last, func(b []byte) []byte { s, _ := lastEntry(t, b); b[s+100] ^= 4; return b })
+		},
+		"last entry gone": func(t *testing.T, dir string, logs []string) {
+			last := logs[len(logs)-1]
+			require.NoError(t, os.Remove(last[:len(last)-4]+".index"))
+			edit(t, last, func(b []byte) []byte { s, e := lastEntry(t, b); clear(b[s:e]); return b })
+		},
+		"an entry in the middle, known durable by later headers": func(t *testing.T, dir string, logs []string) {
+			forget(t, dir, logs[len(logs)-1])
+			edit(t, logs[len(logs)-1], func(b []byte) []byte { b[segmentHeaderSize+100] ^= 4; return b })
+		},
+		"a header in the middle wiped": func(t *testing.T, dir string, logs []string) {
+			forget(t, dir, logs[len(logs)-1])
+			edit(t, logs[len(logs)-1], func(b []byte) []byte { clear(b[segmentHeaderSize:][:entryHeaderSize]); return b })
+		},
+		"a segment missing": func(t *testing.T, dir string, logs []string) {
+			require.NoError(t, os.Remove(logs[1]))
+		},
+		"the last segment missing": func(t *testing.T, dir string, logs []string) {
+			require.NoError(t, os.Remove(logs[len(logs)-1]))
+		},
+		"all segments missing": func(t *testing.T, dir string, logs []string) {
+			for _, p := range logs {
+				require.NoError(t, os.Remove(p))
+			}
+		},
+		"a segment's header damaged": func(t *testing.T, dir string, logs []string) {
+			edit(t, logs[1], func(b []byte) []byte { b[30] ^= 1; return b })
+		},
+		"the last segment's header wiped": func(t *testing.T, dir string, logs []string) {
+			forget(t, dir, logs[len(logs)-1])
+			edit(t, logs[len(logs)-1], func(b []byte) []byte { clear(b[:segmentHeaderSize]); return b })
+		},
+		"a segment under another name": func(t *testing.T, dir string, logs []string) {
+			require.NoError(t, os.Rename(logs[1], filepath.Join(dir, segmentName(1))))
+		},
+		"foreign bytes under a segment's name": func(t *testing.T, dir string, logs []string) {
+			require.NoError(t, os.WriteFile(filepath.Join(dir, segmentName(5000)), bytes.Repeat([]byte("mine"), 100), 0o644))
+		},
+		"a sealed segment whose index is gone": func(t *testing.T, dir string, logs []string) {
+			require.NoError(t, os.Remove(logs[0][:len(logs[0])-4]+".index"))
+			edit(t, logs[0], func(b []byte) []byte { b[segmentHeaderSize+100] ^= 1; return b })
+		},
+	}
+	for name, damage := range cases {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			logs := fill(t, dir, 100)
+			damage(t, dir, logs)
+			before := snapshot(t, dir)
+			_, err := Open(dir, small)
+			var ce *CorruptionError
+			require.ErrorAs(t, err, &ce)
+			require.ErrorIs(t, err, ErrCorrupt)
+			after := snapshot(t, dir)
+			for name, b := range before {
+				if filepath.Ext(name) == ".log" {
+					require.Equal(t, b, after[name], "%s was changed", name)
+				}
+			}
+			_, err = Open(dir, small)
+			require.ErrorIs(t, err, ErrCorrupt, "it stays so")
+		})
+	}
+}
+
+func TestCorruptionInSealedSegmentIsReadAsError(t *testing.T) {
+	dir := t.TempDir()
+	logs := fill(t, dir, 100)
+	edit(t, logs[0], func(b []byte) []byte { b[segmentHeaderSize+150] ^= 1; return b })
+	l := open(t, dir, small)
+	defer l.Close()
+	_, _, err := l.Read(0)
+	var ce *CorruptionError
+	require.ErrorAs(t, err, &ce)
+	require.Equal(t, logs[0], ce.Path)
+	require.EqualValues(t, segmentHeaderSize, ce.Position)
+	require.EqualValues(t, 0, ce.Offset)
+	require.Equal(t, recordValue(1), readValue(t, l, 1))
+}
+
+// TestIndexIsACache loses and spoils index files in every way.
+func TestIndexIsACache(t *testing.T) {
+	spoil := map[string]func(t *testing.T, path string, other []byte){
+		"missing": func(t *testing.T, path string, _ []byte) { require.NoError(t, os.Remove(path)) },
+		"empty":   func(t *testing.T, path string, _ []byte) { require.NoError(t, os.WriteFile(path, nil, 0o644)) },
+		"short": func(t *testing.T, path string, _ []byte) {
+			edit(t, path, func(b []byte) []byte { return b[:indexHeaderSize+8] })
+		},
+		"flipped": func(t *testing.T, path string, _ []byte) {
+			edit(t, path, func(b []byte) []byte { b[indexHeaderSize+5] ^= 1; return b })
+		},
+		"zeros":     func(t *testing.T, path string, _ []byte) { edit(t, path, func(b []byte) []byte { clear(b); return b }) },
+		"another's": func(t *testing.T, path string, other []byte) { require.NoError(t, os.WriteFile(path, other, 0o644)) },
+		"version": func(t *testing.T, path string, _ []byte) {
+			edit(t, path, func(b []byte) []byte { b[12] = 99; return b })
+		},
+	}
+	for name, damage := range spoil {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			logs := fill(t, dir, 100)
+			indexes := slices.Clone(logs)
+			var contents [][]byte
+			for i, p := range logs {
+				indexes[i] = p[:len(p)-4] + ".index"
+				b, err := os.ReadFile(indexes[i])
+				require.NoError(t, err)
+				contents = append(contents, b)
+			}
+			for i, p := range indexes {
+				damage(t, p, contents[(i+1)%len(contents)])
+			}
+			l := open(t, dir, small)
+			require.Equal(t, len(logs), l.Recovery().IndexesRebuilt)
+			checkAll(t, l, 100)
+			require.NoError(t, l.Close())
+			l = open(t, dir, small)
+			require.Zero(t, l.Recovery(), "rebuilt for good")
+			checkAll(t, l, 100)
+			require.NoError(t, l.Close())
+		})
+	}
+}
+
+func TestUnknownVersionIsRefused(t *testing.T) {
+	for _, name := range []string{segmentName(0), stateName} {
+		dir := t.TempDir()
+		fill(t, dir, 3)
+		edit(t, filepath.Join(dir, name), func(b []byte) []byte {
+			for _, at := range []int{0, stateSlot} {
+				if at+64 > len(b) || isZero(b[at:at+64]) {
+					continue
+				}
+				b[at+12] = 9
+				sum := crcOf(b[at+4 : at+64])
+				copy(b[at:], sum)
+			}
+			return b
+		})
+		_, err := Open(dir, small)
+		require.ErrorIs(t, err, ErrVersion, name)
+		require.ErrorContains(t, err, name)
+	}
+}
+
+func TestLeftoversAndForeignFiles(t *testing.T) {
+	dir := t.TempDir()
+	fill(t, dir, 3)
+	leftovers := []string{"segment-7.tmp", indexName(12345)}
+	foreign := []string{"notes.txt", "123.log", "00000000000000000000.bak"}
+	for _, n := range slices.Concat(leftovers, foreign) {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, n), []byte("x"), 0o644))
+	}
+	var out bytes.Buffer
+	o := small
+	o.Logger = slog.New(slog.NewTextHandler(&out, nil))
+	l := open(t, dir, o)
+	checkAll(t, l, 3)
+	require.NoError(t, l.Close())
+	for _, n := range leftovers {
+		_, err := os.Stat(filepath.Join(dir, n))
+		require.ErrorIs(t, err, fs.ErrNotExist, n)
+	}
+	for _, n := range foreign {
+		require.FileExists(t, filepath.Join(dir, n))
+		require.Contains(t, out.String(), n)
+	}
+}
+
+// TestInterruptedSeal reopens a log whose roll was done and whose sealing was not,
+// at each of its steps.
+func TestInterruptedSeal(t *testing.T) {
+	for _, step := range []string{"before the footer", "before the truncation"} {
+		t.Run(step, func(t *testing.T) {
+			dir := t.TempDir()
+			logs := fill(t, dir, 100)
+			edit(t, logs[0], func(b []byte) []byte {
+				_, end := lastEntry(t, b)
+				grown := append(b, make([]byte, 4096)...)
+				if step == "before the footer" {
+					clear(grown[end:])
+				}
+				return grown
+			})
+			l := open(t, dir, small)
+			checkAll(t, l, 100)
+			require.Zero(t, l.Recovery().Torn)
+			require.NoError(t, l.Close())
+			l = open(t, dir, small)
+			require.Zero(t, l.Recovery(), "it was sealed")
+			checkAll(t, l, 100)
+			require.NoError(t, l.Close())
+		})
+	}
+}
+
+func TestDirectoryThatIsAFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "f")
+	require.NoError(t, os.WriteFile(path, nil, 0o644))
+	_, err := Open(path, Options{})
+	var pe *fs.PathError
+	require.True(t, errors.As(err, &pe), "%v", err)
+}

@@ -1,0 +1,246 @@
+package storage
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"path/filepath"
+	"sync/atomic"
+
+	"github.com/zue-log/zue/storage/batch"
+	"github.com/zue-log/zue/storage/vfs"
+)
+
+// Layout of a segment file; FORMAT.md has the byte tables.
+const (
+	segmentMagic      = "ZUESEGM\n"
+	segmentVersion    = 1
+	segmentHeaderSize = 64
+
+	footerMagic = "ZUEFOOT\n"
+	footerSize  = 512 // one sector, so that it is there whole or not at all
+	footerUsed  = 64
+)
+
+// segment is one .log file and its index. It is reference-counted: the log holds
+// one reference, each lease one, and the last to go unmaps it.
+type segment struct {
+	path string
+	file vfs.File
+	m    vfs.Mapping
+	b    []byte // the whole file, mapped for reading
+	ix   *index
+	refs atomic.Int64
+
+	before place        // what the first entry follows
+	end    atomic.Int64 // position after the last readable entry
+
+	// The committer's, or with the log's mutex held by others.
+	last   place // after the last entry
+	sealed bool
+}
+
+func segmentName(first uint64) string { return fmt.Sprintf("%020d.log", first) }
+func indexName(first uint64) string   { return fmt.Sprintf("%020d.index", first) }
+
+// room is how many bytes of entries a segment file of that size takes, its
+// header included: the footer must fit behind.
+func room(size int64) int64 { return size - 2*footerSize }
+
+// sizeFor is the size of a segment file that has room for need bytes of entries.
+func sizeFor(need int64) int64 { return segmentHeaderSize + need + 2*footerSize }
+
+// footerAt is where the footer of entries that stop at end goes.
+func footerAt(end int64) int64 { return (end + footerSize - 1) &^ (footerSize - 1) }
+
+func putSegmentHeader(b []byte, before place, createdMs int64) {
+	le := binary.LittleEndian
+	b = b[:segmentHeaderSize]
+	clear(b)
+	copy(b[4:12], segmentMagic)
+	le.PutUint32(b[12:], segmentVersion)
+	le.PutUint64(b[16:], before.index)
+	le.PutUint64(b[24:], before.term)
+	le.PutUint64(b[32:], before.offset)
+	le.PutUint64(b[40:], before.chain)
+	le.PutUint64(b[48:], uint64(createdMs))
+	le.PutUint32(b, crc32.Checksum(b[4:], castagnoli))
+}
+
+var (
+	errNoSegment     = errors.New("not a Zue segment")
+	errSegmentHeader = errors.New("segment header is damaged")
+)
+
+// parseSegmentHeader returns what the segment's first entry follows.
+func parseSegmentHeader(b []byte) (before place, err error) {
+	if len(b) < segmentHeaderSize {
+		return place{}, errNoSegment
+	}
+	b = b[:segmentHeaderSize]
+	le := binary.LittleEndian
+	sum := le.Uint32(b) == crc32.Checksum(b[4:], castagnoli)
+	switch v := le.Uint32(b[12:]); {
+	case string(b[4:12]) != segmentMagic:
+		return place{}, errNoSegment
+	case !sum:
+		return place{}, errSegmentHeader
+	case v != segmentVersion:
+		return place{}, fmt.Errorf("%w: segment version %d, this library knows %d", ErrVersion, v, segmentVersion)
+	}
+	return place{index: le.Uint64(b[16:]), term: le.Uint64(b[24:]), offset: le.Uint64(b[32:]), chain: le.Uint64(b[40:])}, nil
+}
+
+func putFooter(b []byte, end int64, last place) {
+	le := binary.LittleEndian
+	b = b[:footerUsed]
+	clear(b)
+	copy(b[4:12], footerMagic)
+	le.PutUint32(b[12:], segmentVersion)
+	le.PutUint64(b[16:], uint64(end))
+	le.PutUint64(b[24:], last.index)
+	le.PutUint64(b[32:], last.term)
+	le.PutUint64(b[40:], last.offset)
+	le.PutUint64(b[48:], last.chain)
+	le.PutUint32(b, crc32.Checksum(b[4:], castagnoli))
+}
+
+// parseFooter decodes a footer that stands at position at.
+func parseFooter(b []byte, at int64) (end int64, last place, ok bool) {
+	if len(b) < footerUsed {
+		return 0, place{}, false
+	}
+	b = b[:footerUsed]
+	le := binary.LittleEndian
+	if string(b[4:12]) != footerMagic || le.Uint32(b[12:]) != segmentVersion || le.Uint32(b) != crc32.Checksum(b[4:], castagnoli) {
+		return 0, place{}, false
+	}
+	end = int64(le.Uint64(b[16:]))
+	if end <= segmentHeaderSize || footerAt(end) != at {
+		return 0, place{}, false
+	}
+	return end, place{index: le.Uint64(b[24:]), term: le.Uint64(b[32:]), offset: le.Uint64(b[40:]), chain: le.Uint64(b[48:])}, true
+}
+
+// openSegment maps an existing segment file and reads its header, and its footer
+// if it has one. The index is not opened.
+func openSegment(fsys vfs.FS, path string, writable bool) (*segment, error) {
+	f, err := fsys.Open(path, writable)
+	if err != nil {
+		return nil, err
+	}
+	size, err := f.Size()
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	if size < segmentHeaderSize {
+		return nil, errors.Join(fmt.Errorf("%s: %d bytes: %w", path, size, errNoSegment), f.Close())
+	}
+	s, err := mapSegment(f, path, size)
+	if err != nil {
+		return nil, err
+	}
+	if s.before, err = parseSegmentHeader(s.b); err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), s.close())
+	}
+	s.last = s.before
+	s.end.Store(segmentHeaderSize)
+	if at := size - footerSize; at >= segmentHeaderSize {
+		if end, last, ok := parseFooter(s.b[at:], at); ok {
+			s.end.Store(end)
+			s.last = last
+			s.sealed = true
+		}
+	}
+	return s, nil
+}
+
+func mapSegment(f vfs.File, path string, size int64) (*segment, error) {
+	m, err := f.Map(int(size), false)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("map segment: %w", err), f.Close())
+	}
+	s := &segment{path: path, file: f, m: m, b: m.Bytes()}
+	s.refs.Store(1)
+	return s, nil
+}
+
+// indexPath is the name of the segment's index file.
+func (s *segment) indexPath() string {
+	return filepath.Join(filepath.Dir(s.path), indexName(s.before.offset))
+}
+
+// acquire takes a reference, unless the segment is gone.
+func (s *segment) acquire() bool {
+	for {
+		n := s.refs.Load()
+		if n == 0 {
+			return false
+		}
+		if s.refs.CompareAndSwap(n, n+1) {
+			return true
+		}
+	}
+}
+
+// release gives a reference back; the last one closes the segment.
+func (s *segment) release() error {
+	if s.refs.Add(-1) > 0 {
+		return nil
+	}
+	return s.close()
+}
+
+func (s *segment) close() error {
+	err := errors.Join(s.m.Close(), s.file.Close())
+	if s.ix != nil {
+		err = errors.Join(err, s.ix.close())
+	}
+	return err
+}
+
+// coverage describes the segment's index as it is.
+func (s *segment) coverage(interval int) indexCoverage {
+	return indexCoverage{interval: uint32(interval), end: s.end.Load(), place: s.last}
+}
+
+// addPoints adds to the index what the entry at position pos calls for: a point
+// at its start, and some inside a long body.
+func (s *segment) addPoints(pos int64, h *entryHeader, body []byte, interval int64) {
+	entry := point{
+		offset: uint32(h.offset - s.before.offset),
+		index:  uint32(h.index - s.before.index - 1),
+		entry:  uint32(pos),
+	}
+	if pos >= s.ix.next {
+		s.ix.add(entry)
+		s.ix.next = pos + interval
+	}
+	if pos+entryHeaderSize+int64(len(body)) < s.ix.next {
+		return
+	}
+	r, err := batch.NewReader(body, h.offset)
+	if err != nil {
+		return // readers will say so; the point at its start suffices for them
+	}
+	for {
+		at := int64(r.Position())
+		offset, ok, err := r.Skip()
+		if err != nil || !ok {
+			return
+		}
+		if abs := pos + entryHeaderSize + at; abs >= s.ix.next {
+			p := entry
+			p.offset = uint32(offset - s.before.offset)
+			p.record = uint32(at)
+			s.ix.add(p)
+			s.ix.next = abs + interval
+		}
+	}
+}
+
+// corrupt makes the error for a bad place in the segment.
+func (s *segment) corrupt(pos int64, index, offset uint64, reason error) error {
+	return &CorruptionError{Path: s.path, Position: pos, Index: index, Offset: offset, Reason: reason.Error()}
+}

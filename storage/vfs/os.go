@@ -1,0 +1,186 @@
+package vfs
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	mmap "github.com/edsrzf/mmap-go"
+	"golang.org/x/sys/unix"
+)
+
+// OS is the operating system's file system.
+type OS struct{}
+
+// MkdirAll implements [FS].
+func (OS) MkdirAll(dir string) error {
+	if st, err := os.Stat(dir); err == nil && st.IsDir() {
+		return nil
+	}
+	parent := filepath.Dir(dir)
+	if parent != dir {
+		if err := (OS{}).MkdirAll(parent); err != nil {
+			return err
+		}
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	if st, err := os.Stat(dir); err != nil {
+		return err
+	} else if !st.IsDir() {
+		return &os.PathError{Op: "mkdir", Path: dir, Err: unix.ENOTDIR}
+	}
+	return OS{}.SyncDir(parent)
+}
+
+// List implements [FS].
+func (OS) List(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	names := make([]string, len(entries))
+	for i, e := range entries {
+		names[i] = e.Name()
+	}
+	return names, nil
+}
+
+// Create implements [FS].
+func (OS) Create(name string) (File, error) {
+	return openOS(name, os.O_RDWR|os.O_CREATE|os.O_EXCL)
+}
+
+// Open implements [FS].
+func (OS) Open(name string, writable bool) (File, error) {
+	if writable {
+		return openOS(name, os.O_RDWR)
+	}
+	return openOS(name, os.O_RDONLY)
+}
+
+func openOS(name string, flag int) (File, error) {
+	f, err := os.OpenFile(name, flag, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	return osFile{f}, nil
+}
+
+// Rename implements [FS].
+func (OS) Rename(oldName, newName string) error { return os.Rename(oldName, newName) }
+
+// Remove implements [FS].
+func (OS) Remove(name string) error { return os.Remove(name) }
+
+// SyncDir implements [FS].
+func (OS) SyncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+// Lock implements [FS] with flock(2). The lock's file holds the holder's process
+// id, for the message that a second process gets.
+func (OS) Lock(name string) (io.Closer, error) {
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	err = retryEINTR(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) })
+	if err != nil {
+		defer f.Close()
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, &os.PathError{Op: "flock", Path: name, Err: err}
+		}
+		var pid [20]byte
+		n, _ := f.ReadAt(pid[:], 0)
+		if id := bytes.TrimSpace(pid[:n]); len(id) > 0 {
+			return nil, fmt.Errorf("%s: %w (process id %s)", name, ErrLocked, id)
+		}
+		return nil, fmt.Errorf("%s: %w", name, ErrLocked)
+	}
+	// The id is only for people: a lock without it is as good.
+	if f.Truncate(0) == nil {
+		_, _ = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
+	}
+	return f, nil
+}
+
+type osFile struct{ *os.File }
+
+// Size implements [File].
+func (f osFile) Size() (int64, error) {
+	st, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	return st.Size(), nil
+}
+
+// Allocate implements [File].
+func (f osFile) Allocate(size int64) error {
+	have, err := f.Size()
+	if err != nil || have >= size {
+		return err
+	}
+	if err := allocate(f.File, have, size-have); err != nil {
+		return &os.PathError{Op: "allocate", Path: f.Name(), Err: err}
+	}
+	return nil
+}
+
+// Sync implements [File].
+func (f osFile) Sync() error {
+	if err := datasync(f.File); err != nil {
+		return &os.PathError{Op: "fdatasync", Path: f.Name(), Err: err}
+	}
+	return nil
+}
+
+// Map implements [File].
+func (f osFile) Map(length int, writable bool) (Mapping, error) {
+	prot := mmap.RDONLY
+	if writable {
+		prot = mmap.RDWR
+	}
+	m, err := mmap.MapRegion(f.File, length, prot, 0, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "mmap", Path: f.Name(), Err: err}
+	}
+	return &osMapping{m}, nil
+}
+
+type osMapping struct{ m mmap.MMap }
+
+func (m *osMapping) Bytes() []byte { return m.m }
+func (m *osMapping) Close() error  { return m.m.Unmap() }
+
+// writeZeros gives the file blocks the portable way.
+func writeZeros(f *os.File, at, n int64) error {
+	zeros := make([]byte, min(n, 1<<20))
+	for n > 0 {
+		k, err := f.WriteAt(zeros[:min(n, int64(len(zeros)))], at)
+		if err != nil {
+			return err
+		}
+		at, n = at+int64(k), n-int64(k)
+	}
+	return nil
+}
+
+func retryEINTR(call func() error) error {
+	for {
+		if err := call(); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
