@@ -385,12 +385,15 @@ func (l *Log) makeReady(path string, size int64, fill bool) (*readySegment, erro
 func (l *Log) sealOld(s *segment) {
 	err := l.seal(s)
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	if err != nil {
 		_ = l.fail(fmt.Errorf("seal %s: %w", s.path, err))
-		return
+	} else {
+		s.sealed = true
 	}
-	s.sealed = true
+	l.mu.Unlock()
+	if err == nil {
+		l.noteDurable()
+	}
 }
 
 // seal closes s for good: everything in it durable, the index complete, the file
@@ -439,17 +442,24 @@ func (l *Log) armIdle() {
 	seen := l.durable.Load()
 	l.background(idleAfter, func() {
 		l.mu.Lock()
-		defer l.mu.Unlock()
 		l.armed.idle = false
-		switch durable := l.durable.Load(); {
-		case durable != seen:
+		idle := l.durable.Load() == seen
+		if !idle {
 			l.armIdle()
-		case durable != l.state.now.durable && l.failed == nil:
-			if err := l.state.save(durable); err != nil {
-				l.opts.Logger.Warn("could not save the durable mark", "dir", l.dir, "err", err)
-			}
+		}
+		idle = idle && l.failed == nil
+		l.mu.Unlock()
+		if idle {
+			l.noteDurable()
 		}
 	})
+}
+
+// noteDurable saves the durable mark; without it recovery can tell less.
+func (l *Log) noteDurable() {
+	if err := l.saveDurable(); err != nil {
+		l.opts.Logger.Warn("could not save the durable mark", "dir", l.dir, "err", err)
+	}
 }
 
 // IsFull reports whether err says that the disk, or a quota, is full: appends

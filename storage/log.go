@@ -48,6 +48,9 @@ type Log struct {
 	// durable is the index up to which all entries are known to be durable.
 	durable atomic.Uint64
 
+	stateMu sync.Mutex
+	state   *stateFile // guarded by stateMu, which may be taken with mu held
+
 	mu      sync.Mutex
 	changed sync.Cond // of mu: the queue, the committer or a task has moved on
 	tail    tail      // where the next entry goes: behind all that are queued
@@ -59,7 +62,6 @@ type Log struct {
 	failed  error
 	closed  bool
 	tasks   map[*task]struct{}
-	state   *stateFile
 	ready   *readySegment // the next segment's file, if it is made already
 	temps   int           // how many temporary files have been named
 	// What a Sync has to make durable besides the active segment.
@@ -233,15 +235,31 @@ func (l *Log) Close() error {
 // saveClean notes what lets the next open scan nothing. l.mu is held and all
 // other work has stopped.
 func (l *Log) saveClean() error {
-	if l.active != nil && !l.active.sealed {
-		if err := l.active.ix.seal(l.active.coverage(l.opts.IndexInterval)); err != nil {
+	for _, s := range *l.segments.Load() {
+		var err error
+		switch {
+		case s.sealed:
+		case s == l.active:
+			err = s.ix.seal(s.coverage(l.opts.IndexInterval))
+		default: // the task that should have done it was stopped
+			err = l.seal(s)
+		}
+		if err != nil {
 			return err
 		}
 	}
-	if l.state.now.durable == l.durable.Load() {
+	return l.saveDurable()
+}
+
+// saveDurable saves how far the log is durable, if that has changed.
+func (l *Log) saveDurable() error {
+	l.stateMu.Lock()
+	defer l.stateMu.Unlock()
+	durable := l.durable.Load()
+	if l.state.now.durable == durable {
 		return nil
 	}
-	return l.state.save(l.durable.Load())
+	return l.state.save(durable)
 }
 
 // release lets go of all files. Nothing else runs any more.

@@ -1,0 +1,3 @@
+module github.com/zue-log/zue/replication
+
+go 1.26.0
