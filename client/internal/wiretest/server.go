@@ -1,0 +1,234 @@
+// Package wiretest is a Zue server for tests of clients: a log in memory behind
+// the real wire protocol, which misbehaves where a test wants it to.
+package wiretest
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"strconv"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/zue-log/zue/net/wire"
+)
+
+// Record is a record of the server's log.
+type Record struct {
+	// Key is nil for the null key.
+	Key []byte
+	// Value may be empty.
+	Value []byte
+}
+
+// Action is what the server does with one request instead of carrying it out. At
+// most one of its fields is set.
+type Action struct {
+	// Reply is sent as it is.
+	Reply []byte
+	// Ignore leaves the request without an answer.
+	Ignore bool
+	// Hang closes the connection, after all answers before have been sent.
+	Hang bool
+	// ApplyAndHang carries the request out, and closes the connection without its
+	// answer.
+	ApplyAndHang bool
+}
+
+// Refuse is the action of an error response.
+func Refuse(code wire.Code, message string) *Action {
+	return &Action{Reply: (&wire.Error{Code: code, Message: message}).AppendTo(nil)}
+}
+
+// Options say how a server misbehaves. The zero value does not.
+type Options struct {
+	// Script is asked about each request, numbered from 0 over all connections;
+	// nil, or a nil Action, means that it is carried out. It is called by one
+	// goroutine at a time.
+	Script func(n int, f wire.Frame) *Action
+	// ReplyChunk cuts answers into writes of so many bytes; 0 means whole.
+	ReplyChunk int
+}
+
+// Server is a log in memory that answers over TCP. Its methods are safe for
+// concurrent use.
+type Server struct {
+	opts     Options
+	listener net.Listener
+	tasks    sync.WaitGroup
+
+	mu       sync.Mutex
+	records  []Record
+	requests int
+	conns    map[net.Conn]struct{} // nil once the server is closed
+}
+
+// Start starts a server on a free port of 127.0.0.1. It is closed, and all its
+// goroutines have ended, when the test ends.
+func Start(t testing.TB, opts Options) *Server {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	s := &Server{opts: opts, listener: listener, conns: map[net.Conn]struct{}{}}
+	s.tasks.Go(func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			s.Serve(conn)
+		}
+	})
+	t.Cleanup(s.Close)
+	return s
+}
+
+// Close closes the listener and all connections, and waits for the end of all
+// goroutines. It may be called more than once.
+func (s *Server) Close() {
+	_ = s.listener.Close() // twice is fine
+	s.mu.Lock()
+	for conn := range s.conns {
+		_ = conn.Close()
+	}
+	s.conns = nil
+	s.mu.Unlock()
+	s.tasks.Wait()
+}
+
+// Address returns "host:port".
+func (s *Server) Address() string { return s.listener.Addr().String() }
+
+// Port returns the port in decimal.
+func (s *Server) Port() string {
+	return strconv.Itoa(s.listener.Addr().(*net.TCPAddr).Port)
+}
+
+// Records returns a copy of the log.
+func (s *Server) Records() []Record {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]Record(nil), s.records...)
+}
+
+// Append puts a record into the log, past the wire.
+func (s *Server) Append(key, value []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.records = append(s.records, Record{Key: bytes.Clone(key), Value: bytes.Clone(value)})
+}
+
+// Serve answers on a connection, which it takes over, in a goroutine of the server.
+func (s *Server) Serve(conn net.Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conns == nil {
+		_ = conn.Close() // the server is closed
+		return
+	}
+	s.conns[conn] = struct{}{}
+	s.tasks.Go(func() {
+		_ = s.serve(conn) // how a client hangs up is its own affair
+		s.mu.Lock()
+		delete(s.conns, conn)
+		s.mu.Unlock()
+		_ = conn.Close()
+	})
+}
+
+var errHangUp = errors.New("the script says so")
+
+func (s *Server) serve(conn net.Conn) error {
+	d := wire.NewDecoder(conn, wire.MaxFrame)
+	var replies []byte
+	for {
+		f, ok, err := d.Next()
+		if err == nil && ok {
+			if replies, err = s.answer(replies, f); err == nil {
+				continue
+			}
+		}
+		// All that this read brought is answered.
+		if writeErr := s.write(conn, replies); writeErr != nil {
+			return writeErr
+		}
+		if err != nil {
+			return err
+		}
+		replies = replies[:0]
+		if err := d.Fill(); err != nil {
+			return err
+		}
+	}
+}
+
+func (s *Server) write(w io.Writer, b []byte) error {
+	size := s.opts.ReplyChunk
+	if size <= 0 {
+		size = len(b)
+	}
+	for len(b) > 0 {
+		n := min(size, len(b))
+		if _, err := w.Write(b[:n]); err != nil {
+			return err
+		}
+		b = b[n:]
+	}
+	return nil
+}
+
+func (s *Server) answer(replies []byte, f wire.Frame) ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := s.requests
+	s.requests++
+	if s.opts.Script != nil {
+		if a := s.opts.Script(n, f); a != nil {
+			switch {
+			case a.Ignore:
+				return replies, nil
+			case a.Hang:
+				return replies, errHangUp
+			case a.ApplyAndHang:
+				s.apply(nil, f)
+				return replies, errHangUp
+			}
+			return append(replies, a.Reply...), nil
+		}
+	}
+	return s.apply(replies, f), nil
+}
+
+// apply carries a request out and appends its answer. s.mu is held.
+func (s *Server) apply(replies []byte, f wire.Frame) []byte {
+	refuse := func(code wire.Code, message string) []byte {
+		return (&wire.Error{Code: code, Message: message}).AppendTo(replies)
+	}
+	switch f.Type {
+	case wire.TypeAppendRequest:
+		m, err := wire.ParseAppendRequest(f.Payload)
+		if err != nil {
+			return refuse(wire.CodeInvalidMessage, err.Error())
+		}
+		s.records = append(s.records, Record{Key: bytes.Clone(m.Key), Value: bytes.Clone(m.Value)})
+		return wire.AppendResponse{Offset: uint64(len(s.records) - 1)}.AppendTo(replies)
+	case wire.TypeReadRequest:
+		m, err := wire.ParseReadRequest(f.Payload)
+		if err != nil {
+			return refuse(wire.CodeInvalidMessage, err.Error())
+		}
+		if m.Offset >= uint64(len(s.records)) {
+			return refuse(wire.CodeInvalidOffset, "beyond the end")
+		}
+		r := s.records[m.Offset]
+		replies, err := wire.ReadResponse{Key: r.Key, Value: r.Value}.AppendTo(replies)
+		if err != nil {
+			return refuse(wire.CodeSerialization, err.Error())
+		}
+		return replies
+	}
+	return refuse(wire.CodeInvalidMessage, "unknown "+f.Type.String())
+}

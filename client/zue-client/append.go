@@ -1,0 +1,74 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/zue-log/zue/client"
+)
+
+// nullKey is the argument that stands for the null key.
+const nullKey = "-"
+
+func (a *app) appendCommand() *cobra.Command {
+	var fromStdin bool
+	cmd := &cobra.Command{
+		Use:   "append <host> <port> {<key> <value> | --stdin}",
+		Short: "Append a record, or every line of standard input, and print the offset",
+		Long: `append appends one record and prints its offset.
+
+The key "-" is the null key; "" is the empty key, which is something else. A key or
+value that begins with "-" goes after "--".
+
+With --stdin, every line of standard input becomes the value of a record with the
+null key, without its line feed. Empty lines count; so does a last line without a
+line feed. Printed are the offsets of the first and the last record. If it stops
+midway, it says which lines are stored.`,
+		Example: `  zue-client append 127.0.0.1 9001 user-17 "logged in"
+  zue-client append 127.0.0.1 9001 - "no key"
+  zue-client append 127.0.0.1 9001 -- --key -value
+  zue-client append 127.0.0.1 9001 --stdin < events.txt`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if fromStdin {
+				return checkArgs(cmd, args, []string{"host", "port"})
+			}
+			return checkArgs(cmd, args, []string{"host", "port", "key", "value"})
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, err := a.parseServer(cmd, args[0], args[1])
+			if err != nil {
+				return err
+			}
+			if fromStdin {
+				return a.appendLines(cmd.Context(), s)
+			}
+			key := []byte(args[2])
+			if args[2] == nullKey {
+				key = nil
+			}
+			return a.appendOne(cmd.Context(), s, key, []byte(args[3]))
+		},
+	}
+	cmd.Flags().BoolVar(&fromStdin, "stdin", false, "append every line of standard input")
+	return cmd
+}
+
+func (a *app) appendOne(ctx context.Context, s server, key, value []byte) error {
+	c, err := a.dial(ctx, s, client.Options{})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(ctx, a.timeout)
+	defer cancel()
+	offset, err := c.Append(ctx, key, value)
+	if err != nil {
+		return err
+	}
+	if err := a.printOffset(offset); err != nil {
+		return fmt.Errorf("the record is stored at offset %d, but that cannot be printed: %w", offset, err)
+	}
+	return nil
+}

@@ -1,0 +1,166 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/zue-log/zue/client"
+)
+
+// Exit statuses.
+const (
+	exitOK     = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+const defaultTimeout = 10 * time.Second
+
+// app is one run of the command.
+type app struct {
+	stdin          io.Reader
+	stdout, stderr io.Writer
+
+	timeout time.Duration
+	json    bool
+}
+
+// usageError says that the command was called in a wrong way.
+type usageError struct {
+	message string
+	cmd     *cobra.Command // whose help helps
+}
+
+func (e *usageError) Error() string { return e.message }
+
+// run runs the command with the arguments that follow its name, and returns its
+// exit status. When the context ends, it stops and reports how far it got.
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	a := &app{stdin: stdin, stdout: stdout, stderr: stderr}
+	root := a.rootCommand()
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitOK
+	}
+	fmt.Fprintf(stderr, "zue-client: %v\n", a.explain(ctx, err))
+	var usage *usageError
+	if errors.As(err, &usage) {
+		fmt.Fprintf(stderr, "\n%s", usage.cmd.UsageString())
+		return exitUsage
+	}
+	if h := hint(err); h != "" {
+		fmt.Fprintf(stderr, "hint: %s\n", h)
+	}
+	return exitFailed
+}
+
+// explain puts in front of an error what the context's errors do not say.
+func (a *app) explain(ctx context.Context, err error) error {
+	switch {
+	case ctx.Err() != nil && errors.Is(err, context.Canceled):
+		return fmt.Errorf("interrupted: %w", err)
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, client.ErrStalled), errors.Is(err, os.ErrDeadlineExceeded):
+		return fmt.Errorf("nothing came for %v: %w", a.timeout, err)
+	}
+	return err
+}
+
+func (a *app) rootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "zue-client",
+		Short: "Append records to a Zue log, and read them back",
+		Long: `zue-client appends records to a Zue log, and reads them back by offset.
+
+Results go to standard output, everything else to standard error. The exit status
+is 0 when all went well, 1 when something failed, and 2 for wrong usage.`,
+		Example: `  zue-client append 127.0.0.1 9001 user-17 "logged in"
+  zue-client read 127.0.0.1 9001 0`,
+		Version:       client.Version,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.ArbitraryArgs, // so that RunE sees unknown commands
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return &usageError{"which command: append or read?", cmd}
+			}
+			return &usageError{fmt.Sprintf("unknown command %q: there are append and read", args[0]), cmd}
+		},
+	}
+	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		message := err.Error()
+		if strings.HasPrefix(message, "unknown") {
+			message += `; a key or value that begins with "-" goes after "--"`
+		}
+		return &usageError{message, cmd}
+	})
+	flags := root.PersistentFlags()
+	flags.DurationVar(&a.timeout, "timeout", defaultTimeout,
+		"longest wait for a connection or an answer; with --stdin, for progress")
+	flags.BoolVar(&a.json, "json", false, "print the result as JSON")
+	root.AddCommand(a.appendCommand(), a.readCommand())
+	return root
+}
+
+// server is where the command is to connect to.
+type server struct {
+	host, port string
+}
+
+func (s server) address() string { return net.JoinHostPort(s.host, s.port) }
+
+// parseServer checks what all commands have in common: host, port and timeout.
+func (a *app) parseServer(cmd *cobra.Command, host, port string) (server, error) {
+	if host == "" {
+		return server{}, &usageError{"the host is empty", cmd}
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil || n == 0 {
+		return server{}, &usageError{fmt.Sprintf("port %q: want a number from 1 to 65535", port), cmd}
+	}
+	if a.timeout <= 0 {
+		return server{}, &usageError{fmt.Sprintf("timeout %v: want more than 0, such as 10s", a.timeout), cmd}
+	}
+	// JoinHostPort puts brackets around an IPv6 host; a user may have, too.
+	if strings.HasPrefix(host, "[") && strings.HasSuffix(host, "]") {
+		host = host[1 : len(host)-1]
+	}
+	return server{host: host, port: strconv.FormatUint(n, 10)}, nil
+}
+
+// dial connects within the timeout.
+func (a *app) dial(ctx context.Context, s server, opts client.Options) (*client.Client, error) {
+	ctx, cancel := context.WithTimeout(ctx, a.timeout)
+	defer cancel()
+	return client.Dial(ctx, s.address(), opts)
+}
+
+// wantArgs makes a check of the number of arguments, with a message that names them.
+func wantArgs(names ...string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		return checkArgs(cmd, args, names)
+	}
+}
+
+func checkArgs(cmd *cobra.Command, args, names []string) error {
+	if len(args) < len(names) {
+		return &usageError{"missing: <" + strings.Join(names[len(args):], "> <") + ">", cmd}
+	}
+	if len(args) > len(names) {
+		return &usageError{fmt.Sprintf("too many arguments, from %q on; a key or value with spaces needs quotes", args[len(names)]), cmd}
+	}
+	return nil
+}

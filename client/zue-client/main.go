@@ -1,0 +1,24 @@
+// Command zue-client appends records to a Zue log and reads them back.
+//
+//	zue-client append <host> <port> <key> <value>   prints the offset
+//	zue-client append <host> <port> --stdin         appends every line of standard input
+//	zue-client read <host> <port> <offset>          prints the value
+//
+// Results go to standard output, everything else to standard error. The exit status
+// is 0 when all went well, 1 when something failed, and 2 for wrong usage.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// After the first signal the default comes back, so that a second one ends
+	// the program at once.
+	context.AfterFunc(ctx, stop)
+	os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}

@@ -1,0 +1,72 @@
+package main
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"unicode/utf8"
+
+	"github.com/zue-log/zue/client"
+)
+
+func (a *app) printOffset(offset uint64) error {
+	format := "%d\n"
+	if a.json {
+		format = `{"offset":%d}` + "\n"
+	}
+	_, err := fmt.Fprintf(a.stdout, format, offset)
+	return err
+}
+
+func (a *app) printRecord(r client.Record, raw bool) error {
+	var out []byte
+	switch {
+	case a.json:
+		out = fmt.Appendf(out, `{"offset":%d,`, r.Offset)
+		if r.Key == nil {
+			out = append(out, `"key":null`...)
+		} else {
+			out = appendJSONField(out, "key", r.Key)
+		}
+		out = append(out, ',')
+		out = appendJSONField(out, "value", r.Value)
+		out = append(out, '}', '\n')
+	case raw:
+		out = r.Value
+	default:
+		out = append(r.Value, '\n')
+	}
+	_, err := a.stdout.Write(out)
+	return err
+}
+
+// appendJSONField appends bytes as a string, or in base64 under another name when
+// they are no text: so a reader is never given a text that is not the bytes.
+func appendJSONField(dst []byte, name string, value []byte) []byte {
+	if !utf8.Valid(value) {
+		dst = fmt.Appendf(dst, `"%s_base64":"`, name)
+		dst = base64.StdEncoding.AppendEncode(dst, value)
+		return append(dst, '"')
+	}
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false) // "<" is no danger here, and hard to read as \u003c
+	_ = e.Encode(string(value))
+	dst = fmt.Appendf(dst, `"%s":`, name)
+	return append(dst, bytes.TrimSuffix(b.Bytes(), []byte("\n"))...)
+}
+
+// printSpan prints where the records of --stdin are.
+func (a *app) printSpan(t tally) error {
+	var err error
+	switch {
+	case a.json && t.stored == 0:
+		_, err = fmt.Fprintln(a.stdout, `{"records":0,"first_offset":null,"last_offset":null}`)
+	case a.json:
+		_, err = fmt.Fprintf(a.stdout, `{"records":%d,"first_offset":%d,"last_offset":%d}`+"\n", t.stored, t.first, t.last)
+	case t.stored > 0:
+		_, err = fmt.Fprintf(a.stdout, "%d %d\n", t.first, t.last)
+	}
+	return err
+}

@@ -1,0 +1,107 @@
+package wire
+
+import (
+	"encoding/hex"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// golden names each file of testdata and the message whose frame it holds.
+var golden = map[string]any{
+	"append_request":               AppendRequest{Key: []byte("key"), Value: []byte("value")},
+	"append_request_null_key":      AppendRequest{Value: []byte("value")},
+	"append_request_empty_key":     AppendRequest{Key: []byte{}, Value: []byte("value")},
+	"append_request_empty_value":   AppendRequest{Key: []byte("key"), Value: []byte{}},
+	"append_response":              AppendResponse{Offset: 5},
+	"append_response_large_offset": AppendResponse{Offset: 0x0123456789abcdef},
+	"read_request":                 ReadRequest{Offset: 5},
+	"read_response":                ReadResponse{Key: []byte("key"), Value: []byte("value")},
+	"read_response_null_key":       ReadResponse{Value: []byte("value")},
+	"read_response_empty":          ReadResponse{Key: []byte{}, Value: []byte{}},
+	"error_invalid_offset":         &Error{Code: CodeInvalidOffset, Message: "offset 7 is beyond the end"},
+	"error_no_message":             &Error{Code: CodeNotLeader},
+}
+
+func TestGoldenFilesEncodeAndDecode(t *testing.T) {
+	files, err := filepath.Glob(filepath.Join("testdata", "*.hex"))
+	require.NoError(t, err)
+	require.Len(t, files, len(golden), "each file has its message here, and the other way round")
+	for name, message := range golden {
+		t.Run(name, func(t *testing.T) {
+			want := readHex(t, filepath.Join("testdata", name+".hex"))
+			require.Equal(t, want, encode(t, message))
+
+			d := NewDecoder(strings.NewReader(string(want)), 0)
+			require.NoError(t, d.Fill())
+			frame, ok, err := d.Next()
+			require.NoError(t, err)
+			require.True(t, ok)
+			got, err := parse(frame)
+			require.NoError(t, err)
+			// Equal tells a nil key from an empty one.
+			require.Equal(t, message, got)
+		})
+	}
+}
+
+// readHex reads a file of hexadecimal bytes, in which # begins a comment.
+func readHex(t testing.TB, path string) []byte {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	require.NoError(t, err)
+	var digits strings.Builder
+	for line := range strings.Lines(string(text)) {
+		line, _, _ = strings.Cut(line, "#")
+		digits.WriteString(strings.Join(strings.Fields(line), ""))
+	}
+	b, err := hex.DecodeString(digits.String())
+	require.NoError(t, err)
+	return b
+}
+
+// encode returns the frame of any message.
+func encode(t testing.TB, message any) []byte {
+	t.Helper()
+	var b []byte
+	var err error
+	switch m := message.(type) {
+	case AppendRequest:
+		b, err = m.AppendTo(nil)
+		require.Len(t, b, m.Size())
+	case AppendResponse:
+		b = m.AppendTo(nil)
+	case ReadRequest:
+		b = m.AppendTo(nil)
+		require.Len(t, b, m.Size())
+	case ReadResponse:
+		b, err = m.AppendTo(nil)
+		require.Len(t, b, m.Size())
+	case *Error:
+		b = m.AppendTo(nil)
+	default:
+		t.Fatalf("no message: %T", message)
+	}
+	require.NoError(t, err)
+	return b
+}
+
+// parse parses the payload of a frame of any known type.
+func parse(f Frame) (any, error) {
+	switch f.Type {
+	case TypeAppendRequest:
+		return ParseAppendRequest(f.Payload)
+	case TypeAppendResponse:
+		return ParseAppendResponse(f.Payload)
+	case TypeReadRequest:
+		return ParseReadRequest(f.Payload)
+	case TypeReadResponse:
+		return ParseReadResponse(f.Payload)
+	case TypeError:
+		return ParseError(f.Payload)
+	}
+	return nil, &MalformedError{Type: f.Type, Reason: "not a type of this package"}
+}
