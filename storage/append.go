@@ -1,13 +1,15 @@
 package storage
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
-	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 
+	"github.com/cespare/xxhash/v2"
 	"github.com/zue-log/zue/storage/batch"
 	"github.com/zue-log/zue/storage/vfs"
 )
@@ -28,12 +30,17 @@ const (
 // group is a run of entries that one commit writes and syncs together.
 type group struct {
 	buf     []byte
+	last    int  // where in buf the last entry begins
 	before  tail // the log's tail before the group's first entry
 	after   place
-	newSize int64 // size of the new segment to begin before it; 0: none
+	newSize int64  // size of the new segment to begin before it; 0: none
+	newSeed uint32 // what that segment's header stores for its seed
 	done    chan struct{}
 	err     error
 }
+
+// rolls says whether the group begins a segment.
+func (g *group) rolls() bool { return g.newSize != 0 }
 
 type committerState int
 
@@ -48,9 +55,10 @@ const (
 // Options.Sync asks. A record whose Timestamp is 0 gets the time of the call.
 // The records' slices are the caller's again on return.
 //
-// Errors: ErrTooLarge and errors for a full disk (errors.Is with
-// syscall.ENOSPC), after which nothing has been appended and the log is as it
-// was; ErrClosed; ErrFailed, which wraps the cause.
+// Errors: ErrTooLarge, ErrClosed, and those for which IsFull is true: nothing has been
+// appended, and the log is as it was. ErrFailed, with the cause: whether the records
+// are in the log is not known before it is opened again. An error with neither:
+// a new segment could not be made; nothing has been appended.
 func (l *Log) Append(records ...Record) (first uint64, err error) {
 	if len(records) == 0 {
 		return 0, errors.New("append: no records")
@@ -87,11 +95,11 @@ func (l *Log) Append(records ...Record) (first uint64, err error) {
 func (l *Log) enqueue(records []Record, size int64, now int64) (*group, uint64) {
 	g := l.openGroup(size)
 	p := l.tail.place
-	before := len(g.buf)
-	g.buf, g.after = appendEntry(g.buf, p, max(p.term, standaloneTerm), l.durable.Load(), records, now)
+	g.last = len(g.buf)
+	g.buf, g.after = appendEntry(g.buf, l.tail.seed, p, max(p.term, standaloneTerm), l.durable.Load(), records, now)
 	l.tail.place = g.after
 	l.tail.pos += size
-	l.queued += len(g.buf) - before
+	l.queued += len(g.buf) - g.last
 	return g, p.offset
 }
 
@@ -105,10 +113,20 @@ func (l *Log) openGroup(size int64) *group {
 	l.spare = nil
 	if !fits {
 		g.newSize = max(l.opts.SegmentBytes, sizeFor(size))
-		l.tail.pos, l.tail.room = segmentHeaderSize, room(g.newSize)
+		g.newSeed = l.drawSeed()
+		l.tail.pos, l.tail.room, l.tail.seed = segmentHeaderSize, room(g.newSize), newSeed(g.newSeed)
 	}
 	l.queue = append(l.queue, g)
 	return g
+}
+
+// drawSeed draws the seed of a new segment from the clock and the log's chain, which
+// no client sees: so a simulation that sets the clock can be repeated. l.mu is held.
+func (l *Log) drawSeed() uint32 {
+	var b [16]byte
+	binary.LittleEndian.PutUint64(b[:], uint64(l.opts.Executor.Now().UnixNano()))
+	binary.LittleEndian.PutUint64(b[8:], l.tail.place.chain)
+	return uint32(xxhash.Sum64(b[:]))
 }
 
 // handOver ends the committing of one group: what has queued up meanwhile goes
@@ -153,7 +171,7 @@ func (l *Log) drain() {
 // for it. l.mu is held, and let go of in between; l.commits is committerRunning.
 func (l *Log) commitFirst() {
 	g := l.queue[0]
-	l.queue = l.queue[1:]
+	l.queue = slices.Delete(l.queue, 0, 1) // keeps its array
 	if l.failed == nil {
 		l.mu.Unlock()
 		final, err := l.commit(g)
@@ -191,41 +209,55 @@ func (l *Log) abandon(g *group) {
 		next.err = g.err
 		close(next.done)
 	}
-	l.queue = nil
+	clear(l.queue)
+	l.queue = l.queue[:0]
 }
 
 // commit writes g, makes it as durable as it is to be, and shows it to readers.
 // An error that is not final has left everything as it was.
 func (l *Log) commit(g *group) (final bool, err error) {
 	s := l.active
-	if g.newSize != 0 {
-		if s, err = l.newSegment(g.before.place, g.newSize); err != nil {
+	if g.rolls() {
+		if s, err = l.newSegment(g); err != nil {
 			return false, fmt.Errorf("begin a segment at offset %d: %w", g.before.place.offset, err)
 		}
 	}
-	pos := s.end.Load()
-	if _, err := s.file.WriteAt(g.buf, pos); err != nil {
-		return true, fmt.Errorf("append at offset %d to %s: %w", g.before.place.offset, s.path, err)
-	}
-	if l.opts.Sync.always() {
-		if err := s.file.Sync(); err != nil {
-			return true, fmt.Errorf("append at offset %d to %s: %w", g.before.place.offset, s.path, err)
+	if err := l.write(g, s); err != nil {
+		if g.rolls() {
+			err = errors.Join(err, s.release())
 		}
+		return true, err
 	}
-	if g.newSize != 0 {
-		// Only now the file gets its name: a named segment has an entry.
-		if err := l.name(s); err != nil {
-			return true, fmt.Errorf("begin a segment at offset %d: %w", g.before.place.offset, err)
-		}
-	}
-	l.index(s, g, pos)
-	s.end.Store(pos + int64(len(g.buf)))
+	l.index(s, g, s.end.Load())
+	s.end.Add(int64(len(g.buf)))
 	s.last = g.after
-	if g.newSize != 0 {
+	if g.rolls() {
 		l.activate(s)
 	}
 	l.end.Store(g.after.offset)
 	return false, nil
+}
+
+// write puts g into s, durably where the policy asks for that. A segment that g
+// begins is durable under every policy, its header, its first entries and then its
+// name: a named segment has them, whatever crashes.
+func (l *Log) write(g *group, s *segment) error {
+	// When the group formed, the one before it was not durable yet.
+	stamp(g.buf[g.last:], s.seed, l.durable.Load())
+	if _, err := s.file.WriteAt(g.buf, s.end.Load()); err != nil {
+		return fmt.Errorf("append at offset %d to %s: %w", g.before.place.offset, s.path, err)
+	}
+	if l.opts.Sync.always() || g.rolls() {
+		if err := s.file.Sync(); err != nil {
+			return fmt.Errorf("append at offset %d to %s: %w", g.before.place.offset, s.path, err)
+		}
+	}
+	if g.rolls() {
+		if err := l.name(s); err != nil {
+			return fmt.Errorf("begin a segment at offset %d: %w", g.before.place.offset, err)
+		}
+	}
+	return nil
 }
 
 // index adds the points of g, which stands at pos of s.
@@ -235,7 +267,7 @@ func (l *Log) index(s *segment, g *group, pos int64) {
 		return // every place in it is short of the next point
 	}
 	for at := 0; at < len(g.buf); {
-		h, err := parseEntryHeader(g.buf[at:])
+		h, err := parseEntryHeader(g.buf[at:], s.seed)
 		if err != nil {
 			return // cannot be: it was encoded here; readers walk further instead
 		}
@@ -252,9 +284,10 @@ type readySegment struct {
 	size int64
 }
 
-// newSegment makes the segment that begins at p: a file with a header, not yet
-// under its name, and an empty index. After an error nothing is left of it.
-func (l *Log) newSegment(p place, size int64) (*segment, error) {
+// newSegment makes the segment that g begins: a file with a header, not yet under its
+// name, and an empty index. After an error nothing is left of it.
+func (l *Log) newSegment(g *group) (*segment, error) {
+	p, size := g.before.place, g.newSize
 	l.mu.Lock()
 	r := l.ready
 	if r != nil && r.size == size {
@@ -271,7 +304,7 @@ func (l *Log) newSegment(p place, size int64) (*segment, error) {
 		}
 	}
 	var header [segmentHeaderSize]byte
-	putSegmentHeader(header[:], p, l.opts.Executor.Now().UnixMilli())
+	putSegmentHeader(header[:], p, l.opts.Executor.Now().UnixMilli(), g.newSeed)
 	if _, err := r.file.WriteAt(header[:], 0); err != nil {
 		return nil, errors.Join(err, r.file.Close(), l.fs.Remove(r.path))
 	}
@@ -279,7 +312,7 @@ func (l *Log) newSegment(p place, size int64) (*segment, error) {
 	if err != nil {
 		return nil, errors.Join(err, l.fs.Remove(r.path))
 	}
-	s.before, s.last = p, p
+	s.before, s.last, s.seed = p, p, newSeed(g.newSeed)
 	s.end.Store(segmentHeaderSize)
 	s.ix, err = createIndex(l.fs, l.path(indexName(p.offset)), indexCapacity(size, l.opts.IndexInterval))
 	if err != nil {
@@ -295,10 +328,7 @@ func (l *Log) name(s *segment) error {
 		return err
 	}
 	s.path = path
-	if l.opts.Sync.always() {
-		return l.fs.SyncDir(l.dir)
-	}
-	return nil
+	return l.fs.SyncDir(l.dir)
 }
 
 // activate makes s the active segment, has the one before it sealed and the one
@@ -309,36 +339,29 @@ func (l *Log) activate(s *segment) {
 	old := l.active
 	l.active = s
 	l.publish(s)
-	l.dirDirty = l.dirDirty || !l.opts.Sync.always()
 	if old != nil && !old.sealed {
-		if !l.opts.Sync.always() && old.acquire() {
-			l.unsynced = append(l.unsynced, old)
-		}
-		l.background(0, func() { l.sealOld(old) })
+		l.background(0, l.sealRolled)
 	}
 	l.prepareNext()
 }
 
 // prepareNext has the next segment's file made in the background. l.mu is held.
 func (l *Log) prepareNext() {
-	if l.ready != nil {
+	if l.ready != nil || l.preparing {
 		return
 	}
+	l.preparing = true
 	path := l.tempName()
 	l.background(0, func() {
 		r, err := l.makeReady(path, l.opts.SegmentBytes, l.opts.Sync.always())
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		switch {
-		case errors.Is(err, ErrClosed):
-			return
-		case err != nil:
+		l.preparing = false
+		if err == nil {
+			l.ready = r
+		} else if !errors.Is(err, ErrClosed) {
 			// The append that needs the segment tries again, and reports.
 			l.opts.Logger.Warn("could not prepare the next segment", "dir", l.dir, "err", err)
-		case l.ready != nil:
-			_ = errors.Join(r.file.Close(), l.fs.Remove(r.path))
-		default:
-			l.ready = r
 		}
 	})
 }
@@ -346,12 +369,15 @@ func (l *Log) prepareNext() {
 // tempName names a new temporary file. l.mu is held.
 func (l *Log) tempName() string {
 	l.temps++
-	return l.path(strings.Replace(tempPattern, "*", strconv.Itoa(l.temps), 1))
+	return l.path(tempPrefix + strconv.Itoa(l.temps) + tempSuffix)
 }
 
+// isTemp says whether tempName makes such names.
 func isTemp(name string) bool {
-	ok, _ := filepath.Match(tempPattern, name)
-	return ok
+	n, ok := strings.CutPrefix(name, tempPrefix)
+	n, dot := strings.CutSuffix(n, tempSuffix)
+	_, err := strconv.ParseUint(n, 10, 64)
+	return ok && dot && err == nil
 }
 
 // makeReady makes a segment file with blocks of its own. If it is to be filled
@@ -381,18 +407,32 @@ func (l *Log) makeReady(path string, size int64, fill bool) (*readySegment, erro
 	return &readySegment{f, path, size}, nil
 }
 
-// sealOld seals a segment that was rolled.
-func (l *Log) sealOld(s *segment) {
-	err := l.seal(s)
+// sealRolled seals the segments before the active one, oldest first, so that a
+// footer says of all entries before it, too, that they are durable.
+func (l *Log) sealRolled() {
 	l.mu.Lock()
-	if err != nil {
-		_ = l.fail(fmt.Errorf("seal %s: %w", s.path, err))
-	} else {
-		s.sealed = true
+	defer l.mu.Unlock()
+	// A sync that fails is reported to one caller only: not while another runs,
+	// and not after one has failed.
+	for l.syncing {
+		l.changed.Wait()
 	}
-	l.mu.Unlock()
-	if err == nil {
-		l.noteDurable()
+	for _, s := range *l.segments.Load() {
+		if s.sealed || s == l.active || l.failed != nil {
+			continue
+		}
+		l.syncing = true
+		l.mu.Unlock()
+		err := l.seal(s)
+		l.mu.Lock()
+		l.syncing = false
+		l.changed.Broadcast()
+		if err != nil {
+			_ = l.fail(fmt.Errorf("seal %s: %w", s.path, err))
+			return
+		}
+		s.sealed = true
+		l.markDurable(s.last.index)
 	}
 }
 
@@ -402,7 +442,7 @@ func (l *Log) seal(s *segment) error {
 	if err := s.file.Sync(); err != nil {
 		return err
 	}
-	if err := s.ix.seal(s.coverage(l.opts.IndexInterval)); err != nil {
+	if err := s.ix.seal(s.coverage()); err != nil {
 		return err
 	}
 	end := s.end.Load()
@@ -414,22 +454,25 @@ func (l *Log) seal(s *segment) error {
 	if err := s.file.Truncate(footerAt(end) + footerSize); err != nil {
 		return err
 	}
-	return s.file.Sync()
+	if err := s.file.Sync(); err != nil {
+		return err
+	}
+	return s.closeFiles()
 }
 
-// arm sees to the sync that an interval asks for, and to the note that an idle
-// log makes. l.mu is held.
+// arm sees to the sync that an interval asks for. l.mu is held.
 func (l *Log) arm() {
-	if d := l.opts.Sync.interval; d > 0 && !l.armed.sync {
-		l.armed.sync = true
-		l.background(d, func() {
-			l.mu.Lock()
-			defer l.mu.Unlock()
-			l.armed.sync = false
-			_ = l.syncLocked() // a failure is in l.failed
-		})
+	d := l.opts.Sync.interval
+	if d == 0 || l.armed.sync {
+		return
 	}
-	l.armIdle()
+	l.armed.sync = true
+	l.background(d, func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.armed.sync = false
+		_ = l.syncLocked() // a failure is in l.failed
+	})
 }
 
 // armIdle has the durable mark saved once nothing has been made durable for
@@ -449,21 +492,18 @@ func (l *Log) armIdle() {
 		}
 		idle = idle && l.failed == nil
 		l.mu.Unlock()
-		if idle {
-			l.noteDurable()
+		if !idle {
+			return
+		}
+		if err := l.saveDurable(); err != nil {
+			// Without it recovery can tell less.
+			l.opts.Logger.Warn("could not save the durable mark", "dir", l.dir, "err", err)
 		}
 	})
 }
 
-// noteDurable saves the durable mark; without it recovery can tell less.
-func (l *Log) noteDurable() {
-	if err := l.saveDurable(); err != nil {
-		l.opts.Logger.Warn("could not save the durable mark", "dir", l.dir, "err", err)
-	}
-}
-
-// IsFull reports whether err says that the disk, or a quota, is full: appends
-// work again when there is space.
+// IsFull reports whether err says that a disk, or a quota, is full and nothing else is
+// wrong: appends work again when there is space.
 func IsFull(err error) bool {
-	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+	return !errors.Is(err, ErrFailed) && (errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT))
 }

@@ -73,8 +73,21 @@ func (h *entryHeader) after() place {
 	return place{index: h.index, term: h.term, offset: h.offset + uint64(h.span), chain: h.chain}
 }
 
+// seed starts the header checksums of one segment. It is drawn at random for each
+// segment, so that no bytes of a record, which a client chooses, can pass for a
+// header: they would have to be made for a seed that no client knows.
+type seed uint32
+
+// checksum is the CRC-32C of the segment's seed (4 bytes) and b.
+func (s seed) checksum(b []byte) uint32 { return crc32.Update(uint32(s), castagnoli, b) }
+
+// newSeed makes the seed of a segment from what its header stores.
+func newSeed(stored uint32) seed {
+	return seed(crc32.Checksum(binary.LittleEndian.AppendUint32(nil, stored), castagnoli))
+}
+
 // put encodes h into the first entryHeaderSize bytes of b.
-func (h *entryHeader) put(b []byte) {
+func (h *entryHeader) put(b []byte, s seed) {
 	le := binary.LittleEndian
 	b = b[:entryHeaderSize]
 	le.PutUint32(b[4:], h.bodyCRC)
@@ -88,7 +101,7 @@ func (h *entryHeader) put(b []byte) {
 	le.PutUint32(b[56:], h.bornCRC)
 	b[60] = byte(h.kind)
 	b[61], b[62], b[63] = 0, 0, 0
-	le.PutUint32(b, crc32.Checksum(b[4:], castagnoli))
+	le.PutUint32(b, s.checksum(b[4:]))
 }
 
 // The reasons why bytes are not an entry.
@@ -109,13 +122,13 @@ func hop(b []byte) (bodyLen uint32, offset uint64, span uint32) {
 
 // parseEntryHeader decodes the header at the start of b if its checksum is
 // right and its fields are possible by themselves.
-func parseEntryHeader(b []byte) (entryHeader, error) {
+func parseEntryHeader(b []byte, s seed) (entryHeader, error) {
 	if len(b) < entryHeaderSize {
 		return entryHeader{}, errShortEntry
 	}
 	b = b[:entryHeaderSize]
 	le := binary.LittleEndian
-	if le.Uint32(b) != crc32.Checksum(b[4:], castagnoli) {
+	if le.Uint32(b) != s.checksum(b[4:]) {
 		return entryHeader{}, errHeaderCRC
 	}
 	h := entryHeader{
@@ -147,8 +160,8 @@ func parseEntryHeader(b []byte) (entryHeader, error) {
 
 // parseEntry decodes the entry at the start of b, which may be longer, and
 // checks its header and body. The body points into b.
-func parseEntry(b []byte) (h entryHeader, body []byte, err error) {
-	if h, err = parseEntryHeader(b); err != nil {
+func parseEntry(b []byte, s seed) (h entryHeader, body []byte, err error) {
+	if h, err = parseEntryHeader(b, s); err != nil {
 		return h, nil, err
 	}
 	if int64(len(b)) < entrySize(h.bodyLen) {
@@ -169,10 +182,10 @@ func (h *entryHeader) follows(p place) error {
 	return nil
 }
 
-// appendEntry appends to dst an entry that holds records, to stand at p, and
-// returns the place after it. now, in Unix milliseconds, is for those without a
-// timestamp.
-func appendEntry(dst []byte, p place, term, mark uint64, records []batch.Record, now int64) ([]byte, place) {
+// appendEntry appends to dst an entry that holds records, to stand at p in a segment
+// with that seed, and returns the place after it. now, in Unix milliseconds, is for
+// records without a timestamp.
+func appendEntry(dst []byte, s seed, p place, term, mark uint64, records []batch.Record, now int64) ([]byte, place) {
 	start := len(dst)
 	var header [entryHeaderSize]byte
 	dst = append(dst, header[:]...)
@@ -190,8 +203,15 @@ func appendEntry(dst []byte, p place, term, mark uint64, records []batch.Record,
 	h.bodyCRC = batch.Checksum(body)
 	h.bornCRC = h.bodyCRC
 	h.chain = h.link(p.chain)
-	h.put(dst[start:])
+	h.put(dst[start:], s)
 	var padding [entryAlign]byte
 	dst = append(dst, padding[:entrySize(h.bodyLen)-int64(len(dst)-start)]...)
 	return dst, h.after()
+}
+
+// stamp sets the durable mark of the entry header at the start of b.
+func stamp(b []byte, s seed, mark uint64) {
+	le := binary.LittleEndian
+	le.PutUint64(b[40:], mark)
+	le.PutUint32(b, s.checksum(b[4:entryHeaderSize]))
 }

@@ -16,10 +16,10 @@ func crcOf(b []byte) []byte {
 func TestEntryRoundTrip(t *testing.T) {
 	p := place{index: 41, term: 3, offset: 100, chain: 0xfeed}
 	records := []Record{{Timestamp: 5, Value: []byte("a")}, {Timestamp: 6, Key: []byte("k"), Value: []byte("bcd")}}
-	b, after := appendEntry(nil, p, 4, 40, records, 0)
+	b, after := appendEntry(nil, 7, p, 4, 40, records, 0)
 	require.Equal(t, place{index: 42, term: 4, offset: 102, chain: after.chain}, after)
 	require.Zero(t, len(b)%entryAlign)
-	h, body, err := parseEntry(b)
+	h, body, err := parseEntry(b, 7)
 	require.NoError(t, err)
 	require.NoError(t, h.follows(p))
 	require.EqualValues(t, 40, h.mark)
@@ -44,23 +44,23 @@ func TestEntryRoundTrip(t *testing.T) {
 	// Every bit of header and body is under a checksum.
 	for i := range entryHeaderSize + len(body) {
 		b[i] ^= 0x10
-		_, _, err := parseEntry(b)
+		_, _, err := parseEntry(b, 7)
 		require.Error(t, err, "byte %d", i)
 		b[i] ^= 0x10
 	}
 }
 
 func FuzzParseEntry(f *testing.F) {
-	b, _ := appendEntry(nil, place{}, 1, 0, []Record{{Value: []byte("v")}}, 1)
+	b, _ := appendEntry(nil, 7, place{}, 1, 0, []Record{{Value: []byte("v")}}, 1)
 	f.Add(b)
 	f.Add(make([]byte, entryHeaderSize))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		h, body, err := parseEntry(b)
+		h, body, err := parseEntry(b, 7)
 		if err != nil {
 			return
 		}
 		again := make([]byte, entryHeaderSize)
-		h.put(again)
+		h.put(again, 7)
 		require.Equal(t, b[:entryHeaderSize], again)
 		require.Len(t, body, int(h.bodyLen))
 	})
@@ -85,17 +85,17 @@ func FuzzParseIndex(f *testing.F) {
 
 func FuzzParseSegment(f *testing.F) {
 	b := make([]byte, 1024)
-	putSegmentHeader(b, place{index: 1, term: 1, offset: 1, chain: 1}, 5)
+	putSegmentHeader(b, place{index: 1, term: 1, offset: 1, chain: 1}, 5, 6)
 	putFooter(b[512:], 300, place{index: 2, term: 1, offset: 5})
 	f.Add(b)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) >= segmentHeaderSize {
 			copy(b, crcOf(b[4:segmentHeaderSize]))
-			before, err := parseSegmentHeader(b)
+			before, _, err := parseSegmentHeader(b)
 			if err == nil {
 				again := make([]byte, segmentHeaderSize)
-				putSegmentHeader(again, before, int64(binary.LittleEndian.Uint64(b[48:])))
-				require.Equal(t, b[16:56], again[16:56])
+				putSegmentHeader(again, before, int64(binary.LittleEndian.Uint64(b[48:])), binary.LittleEndian.Uint32(b[56:]))
+				require.Equal(t, b[16:60], again[16:60])
 			}
 		}
 		if len(b) >= 512+footerUsed {

@@ -32,8 +32,7 @@ type point struct {
 // mapped file. The committer adds points while readers look others up: a point
 // is written before the count that includes it.
 type index struct {
-	path  string
-	file  vfs.File
+	file  vfs.File // nil once the segment is sealed
 	m     vfs.Mapping
 	b     []byte
 	count atomic.Int64
@@ -62,29 +61,33 @@ func createIndex(fsys vfs.FS, path string, capacity int64) (*index, error) {
 	if err := f.Allocate(capacity); err != nil {
 		return nil, errors.Join(fmt.Errorf("create index: %w", err), f.Close(), fsys.Remove(path))
 	}
-	return mapIndex(f, path, capacity, true)
+	ix, err := mapIndex(f, capacity)
+	if err != nil {
+		return nil, errors.Join(err, fsys.Remove(path))
+	}
+	return ix, nil
 }
 
-func mapIndex(f vfs.File, path string, size int64, writable bool) (*index, error) {
-	m, err := f.Map(int(size), writable)
+// mapIndex maps f, which it closes if that fails.
+func mapIndex(f vfs.File, size int64) (*index, error) {
+	m, err := f.Map(int(size), true)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("map index: %w", err), f.Close())
 	}
-	return &index{path: path, file: f, m: m, b: m.Bytes()}, nil
+	return &index{file: f, m: m, b: m.Bytes()}, nil
 }
 
 // indexCoverage is what an index file's header says it was made from.
 type indexCoverage struct {
-	interval uint32
-	count    uint32
-	end      int64 // the segment's entries up to this position are covered
-	place    place // after the last of them
+	count uint32
+	end   int64 // the segment's entries up to this position are covered
+	place place // after the last of them
 }
 
 // openIndex opens an index file if it is whole. Any error means that the index
 // must be made anew from the segment.
-func openIndex(fsys vfs.FS, path string, writable bool) (*index, indexCoverage, error) {
-	f, err := fsys.Open(path, writable)
+func openIndex(fsys vfs.FS, path string) (*index, indexCoverage, error) {
+	f, err := fsys.Open(path, true)
 	if err != nil {
 		return nil, indexCoverage{}, err
 	}
@@ -95,7 +98,7 @@ func openIndex(fsys vfs.FS, path string, writable bool) (*index, indexCoverage, 
 	if err != nil {
 		return nil, indexCoverage{}, errors.Join(err, f.Close())
 	}
-	ix, err := mapIndex(f, path, size, writable)
+	ix, err := mapIndex(f, size)
 	if err != nil {
 		return nil, indexCoverage{}, err
 	}
@@ -108,7 +111,10 @@ func openIndex(fsys vfs.FS, path string, writable bool) (*index, indexCoverage, 
 	return ix, cov, nil
 }
 
-var errIndexHeader = errors.New("index header is not valid")
+var (
+	errIndexHeader = errors.New("index header is not valid")
+	errIndexOrder  = errors.New("index points are out of order")
+)
 
 // parseIndexHeader checks an index file's bytes: header, checksum over header
 // and points, order of the points.
@@ -118,16 +124,23 @@ func parseIndexHeader(b []byte) (indexCoverage, error) {
 	if len(b) < indexHeaderSize || string(b[4:12]) != indexMagic || le.Uint32(b[12:]) != indexVersion {
 		return c, errIndexHeader
 	}
-	c.interval = le.Uint32(b[16:])
 	c.count = le.Uint32(b[20:])
 	c.end = int64(le.Uint64(b[24:]))
 	c.place = place{index: le.Uint64(b[32:]), term: le.Uint64(b[40:]), offset: le.Uint64(b[48:]), chain: le.Uint64(b[56:])}
-	if int64(c.count) > int64(len(b)-indexHeaderSize)/pointSize || c.end < segmentHeaderSize || c.interval == 0 {
+	if int64(c.count) > int64(len(b)-indexHeaderSize)/pointSize || c.end < segmentHeaderSize {
 		return c, errIndexHeader
 	}
 	end := indexHeaderSize + int(c.count)*pointSize
 	if le.Uint32(b) != crc32.Checksum(b[4:end], castagnoli) {
 		return c, errIndexHeader
+	}
+	var last point
+	for at := indexHeaderSize; at < end; at += pointSize {
+		p := parsePoint(b[at:])
+		if p.offset < last.offset || p.index < last.index || p.entry < max(last.entry, segmentHeaderSize) || int64(p.entry) >= c.end {
+			return c, errIndexOrder
+		}
+		last = p
 	}
 	return c, nil
 }
@@ -140,7 +153,7 @@ func (ix *index) seal(c indexCoverage) error {
 	b := ix.b
 	copy(b[4:12], indexMagic)
 	le.PutUint32(b[12:], indexVersion)
-	le.PutUint32(b[16:], c.interval)
+	le.PutUint32(b[16:], 0)
 	le.PutUint32(b[20:], c.count)
 	le.PutUint64(b[24:], uint64(c.end))
 	le.PutUint64(b[32:], c.place.index)
@@ -170,7 +183,11 @@ func (ix *index) add(p point) {
 }
 
 func (ix *index) point(i int) point {
-	b := ix.b[indexHeaderSize+i*pointSize:][:pointSize]
+	return parsePoint(ix.b[indexHeaderSize+i*pointSize:])
+}
+
+func parsePoint(b []byte) point {
+	b = b[:pointSize]
 	le := binary.LittleEndian
 	return point{offset: le.Uint32(b), index: le.Uint32(b[4:]), entry: le.Uint32(b[8:]), record: le.Uint32(b[12:])}
 }

@@ -22,9 +22,10 @@ type RecordHeader = batch.RecordHeader
 
 // Names of the files in a data directory that are no segments.
 const (
-	lockName    = "lock"
-	stateName   = "state"
-	tempPattern = "segment-*.tmp" // a segment file that has no entry yet
+	lockName   = "lock"
+	stateName  = "state"
+	tempPrefix = "segment-" // of a segment file that has no entry yet, then a number,
+	tempSuffix = ".tmp"
 )
 
 // idleAfter is how long a log has been left alone when it notes how far it is
@@ -44,6 +45,7 @@ type Log struct {
 	// read. segments is replaced, never changed.
 	segments atomic.Pointer[[]*segment]
 	end      atomic.Uint64
+	done     atomic.Bool // Close has been called
 
 	// durable is the index up to which all entries are known to be durable.
 	durable atomic.Uint64
@@ -51,24 +53,22 @@ type Log struct {
 	stateMu sync.Mutex
 	state   *stateFile // guarded by stateMu, which may be taken with mu held
 
-	mu      sync.Mutex
-	changed sync.Cond // of mu: the queue, the committer or a task has moved on
-	tail    tail      // where the next entry goes: behind all that are queued
-	queue   []*group
-	queued  int // bytes in queue
-	commits committerState
-	spare   []byte // a buffer for the next group
-	written place  // after the last entry written
-	failed  error
-	closed  bool
-	tasks   map[*task]struct{}
-	ready   *readySegment // the next segment's file, if it is made already
-	temps   int           // how many temporary files have been named
-	// What a Sync has to make durable besides the active segment.
-	unsynced []*segment // rolled, not sealed; each with a reference
-	dirDirty bool
-	syncing  bool
-	armed    struct{ sync, idle bool } // is such a task on its way?
+	mu        sync.Mutex
+	changed   sync.Cond // of mu: the queue, the committer or a task has moved on
+	tail      tail      // where the next entry goes: behind all that are queued
+	queue     []*group
+	queued    int // bytes in queue
+	commits   committerState
+	spare     []byte // a buffer for the next group
+	written   place  // after the last entry written
+	failed    error
+	closed    bool
+	tasks     map[*task]struct{}
+	ready     *readySegment             // the next segment's file, if it is made already
+	temps     int                       // how many temporary files have been named
+	syncing   bool                      // a Sync, or a sealing, is under way
+	preparing bool                      // a task makes the next segment's file
+	armed     struct{ sync, idle bool } // is such a task on its way?
 
 	// Owned by whoever commits; changed with mu held, too.
 	active *segment
@@ -79,6 +79,7 @@ type tail struct {
 	place place
 	pos   int64 // position in the active segment
 	room  int64 // up to where entries fit into it; 0 if there is none
+	seed  seed  // of that segment
 }
 
 // Open opens the log in dir, creating both if there is none, and recovers what a
@@ -86,7 +87,7 @@ type tail struct {
 // makes the rest so. It fails with an error that wraps
 //   - vfs.ErrLocked if another process, or another Log of this one, has dir open,
 //   - ErrCorrupt (a *CorruptionError) if bytes that were durable are damaged
-//     where the log must be scanned; nothing is changed then,
+//     where the log must be scanned; no segment is changed then,
 //   - ErrVersion for files of an unknown format version.
 func Open(dir string, opts Options) (*Log, error) {
 	if err := opts.Validate(); err != nil {
@@ -150,8 +151,7 @@ func (l *Log) Sync() error {
 
 // syncLocked is Sync; l.mu is held, but not during the system calls.
 func (l *Log) syncLocked() error {
-	// One at a time: each takes over what is unsynced, so a second one could
-	// not tell when the first is done with it.
+	// One at a time: a sync that fails is reported to one caller only.
 	for l.syncing {
 		l.changed.Wait()
 	}
@@ -160,26 +160,25 @@ func (l *Log) syncLocked() error {
 		return l.failed
 	}
 	l.syncing = true
-	segments := l.unsynced
-	l.unsynced = nil
-	if l.active.acquire() {
-		segments = append(segments, l.active)
+	var unsealed []*segment
+	for _, s := range *l.segments.Load() {
+		if !s.sealed {
+			unsealed = append(unsealed, s)
+		}
 	}
-	dir := l.dirDirty
-	l.dirDirty = false
 	l.mu.Unlock()
 	var err error
-	for _, s := range segments {
-		err = errors.Join(err, s.file.Sync(), s.release())
-	}
-	if dir {
-		err = errors.Join(err, l.fs.SyncDir(l.dir))
+	for _, s := range unsealed {
+		err = errors.Join(err, s.file.Sync())
 	}
 	l.mu.Lock()
 	l.syncing = false
 	l.changed.Broadcast()
 	if err != nil {
 		return l.fail(fmt.Errorf("sync: %w", err))
+	}
+	if l.failed != nil {
+		return l.failed
 	}
 	l.markDurable(target.index)
 	return nil
@@ -189,6 +188,7 @@ func (l *Log) syncLocked() error {
 func (l *Log) markDurable(index uint64) {
 	if index > l.durable.Load() {
 		l.durable.Store(index)
+		l.armIdle()
 	}
 }
 
@@ -218,6 +218,7 @@ func (l *Log) Close() error {
 		return ErrClosed
 	}
 	l.closed = true
+	l.done.Store(true)
 	l.changed.Broadcast()
 	l.drain()
 	l.stopTasks()
@@ -240,7 +241,7 @@ func (l *Log) saveClean() error {
 		switch {
 		case s.sealed:
 		case s == l.active:
-			err = s.ix.seal(s.coverage(l.opts.IndexInterval))
+			err = s.ix.seal(s.coverage())
 		default: // the task that should have done it was stopped
 			err = l.seal(s)
 		}
@@ -265,9 +266,6 @@ func (l *Log) saveDurable() error {
 // release lets go of all files. Nothing else runs any more.
 func (l *Log) release() error {
 	var err error
-	for _, s := range l.unsynced {
-		err = errors.Join(err, s.release())
-	}
 	if l.ready != nil {
 		err = errors.Join(err, l.ready.file.Close(), l.fs.Remove(l.ready.path))
 	}

@@ -23,14 +23,17 @@ func (l Lease) Release() {
 }
 
 // Read returns the record at offset. Its Key, Value and Headers point into the
-// mapped segment, are verified (the checksums of its entry's header and body are
-// computed on each read), must not be modified, and stay valid until the lease is
-// released, even after Close.
+// mapped segment, must not be modified, and stay valid until the lease is released,
+// even after Close. They have been verified: a read computes the checksums of its
+// entry's header and body, unless the segment's last read was of the same entry.
 //
 // Errors: *OffsetError if the log does not have the offset; *CorruptionError if
 // what it has is damaged; ErrClosed.
 func (l *Log) Read(offset uint64) (Record, Lease, error) {
 	for {
+		if l.done.Load() {
+			return Record{}, Lease{}, ErrClosed
+		}
 		// end before segments: a record below end is in what is loaded after.
 		end := l.end.Load()
 		segments := *l.segments.Load()
@@ -40,12 +43,7 @@ func (l *Log) Read(offset uint64) (Record, Lease, error) {
 		}
 		s := segments[n-1]
 		if !s.acquire() {
-			// The segment went away after the list was loaded: deleted, then
-			// there is another list; or the log was closed.
-			if &segments[0] == &(*l.segments.Load())[0] {
-				return Record{}, Lease{}, ErrClosed
-			}
-			continue
+			continue // the log is being closed
 		}
 		rec, err := s.read(offset)
 		if err != nil {
@@ -75,7 +73,7 @@ func (s *segment) read(offset uint64) (rec Record, err error) {
 		}
 		pos += entrySize(bodyLen)
 	}
-	h, body, err := parseEntry(s.b[pos:end])
+	h, body, err := s.entry(pos, end)
 	if err != nil {
 		return rec, s.corrupt(pos, h.index, offset, err)
 	}
@@ -101,4 +99,22 @@ func (s *segment) read(offset uint64) (rec Record, err error) {
 			return rec, nil
 		}
 	}
+}
+
+// entry returns the entry at pos, verified.
+func (s *segment) entry(pos, end int64) (h entryHeader, body []byte, err error) {
+	if s.checked.Load() != pos {
+		if h, body, err = parseEntry(s.b[pos:end], s.seed); err == nil {
+			s.checked.Store(pos)
+		}
+		return h, body, err
+	}
+	if h, err = parseEntryHeader(s.b[pos:end], s.seed); err != nil {
+		return h, nil, err
+	}
+	if pos+entrySize(h.bodyLen) > end {
+		return h, nil, errShortEntry
+	}
+	from := pos + entryHeaderSize
+	return h, s.b[from : from+int64(h.bodyLen) : from+int64(h.bodyLen)], nil
 }

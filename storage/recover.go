@@ -46,25 +46,28 @@ func (l *Log) recover() error {
 		return err
 	}
 	err := r.openAll()
+	if err == nil {
+		err = r.finish()
+	}
 	l.segments.Store(&r.segments) // whatever happened, release closes them
 	if err != nil {
-		return err
-	}
-	if err := r.finish(); err != nil {
 		return err
 	}
 	if l.recovery.Torn > 0 {
 		l.opts.Logger.Warn("cut off bytes that were never durable", "dir", l.dir, "bytes", l.recovery.Torn,
 			"end_offset", r.at.offset)
 	}
-	l.segments.Store(&r.segments)
 	l.written = r.at
 	l.durable.Store(r.at.index)
 	l.tail = tail{place: r.at}
 	if n := len(r.segments); n > 0 {
 		l.active = r.segments[n-1]
-		if !l.active.sealed {
-			l.tail.pos, l.tail.room = l.active.end.Load(), room(int64(len(l.active.b)))
+		if s := l.active; !s.sealed {
+			l.tail = tail{place: r.at, pos: s.end.Load(), room: room(int64(len(s.b))), seed: s.seed}
+			// A copy of the files may have holes instead of blocks.
+			if err := errors.Join(s.file.Allocate(int64(len(s.b))), s.ix.file.Allocate(int64(len(s.ix.b)))); err != nil {
+				return err
+			}
 		}
 	}
 	l.end.Store(r.at.offset)
@@ -112,25 +115,27 @@ func parseName(name string) (first uint64, ext string, ok bool) {
 // openAll opens the segments in order, until the log ends.
 func (r *recovering) openAll() error {
 	for i, first := range r.starts {
-		path := r.path(segmentName(first))
-		s, err := openSegment(r.fs, path, true)
-		switch {
-		case errors.Is(err, errNoSegment), errors.Is(err, errSegmentHeader):
-			return r.badHeader(i, err)
-		case err != nil:
+		s, err := openSegment(r.fs, r.path(segmentName(first)))
+		if errors.Is(err, errNoSegment) || errors.Is(err, errSegmentHeader) {
+			// The header was durable before the file got its name.
+			return &CorruptionError{Path: r.path(segmentName(first)), Index: r.at.index + 1, Offset: first, Reason: err.Error()}
+		}
+		if err != nil {
 			return err
 		}
 		if s.before.offset != first {
 			return errors.Join(s.corrupt(0, s.before.index+1, s.before.offset, errors.New("the file's name is not its first offset")), s.release())
 		}
-		if i > 0 && s.before != r.at {
+		if s.before != r.at {
 			// What is between is missing. If it was durable once that is
 			// corruption, else this segment never was either.
-			if r.segments[i-1].sealed || r.mark > r.at.index {
+			if i == 0 || r.segments[i-1].sealed {
 				return errors.Join(s.corrupt(0, r.at.index+1, r.at.offset, errBreak), s.release())
 			}
-			err := s.release()
-			return errors.Join(err, r.cut(i, nil, errBreak))
+			if err := s.release(); err != nil {
+				return err
+			}
+			return r.cut(i-1, errBreak)
 		}
 		r.segments = append(r.segments, s)
 		r.at = s.last
@@ -144,9 +149,8 @@ func (r *recovering) openAll() error {
 		if err != nil {
 			return err
 		}
-		last := i == len(r.starts)-1
-		if stop != nil || last {
-			return r.cut(i, s, stop)
+		if stop != nil || i == len(r.starts)-1 {
+			return r.cut(i, stop)
 		}
 	}
 	if r.mark > r.at.index {
@@ -158,11 +162,11 @@ func (r *recovering) openAll() error {
 
 // openSealed opens a sealed segment's index, or makes it anew.
 func (r *recovering) openSealed(s *segment) error {
-	ix, cov, err := openIndex(r.fs, s.indexPath(), true)
+	ix, cov, err := openIndex(r.fs, s.indexPath())
 	if err == nil {
 		if cov.end == s.end.Load() && cov.place == s.last {
 			s.ix = ix
-			return nil
+			return s.closeFiles()
 		}
 		err = errors.Join(errors.New("it is another segment's"), ix.close())
 	}
@@ -178,7 +182,10 @@ func (r *recovering) openSealed(s *segment) error {
 		}
 		return s.corrupt(s.end.Load(), r.at.index+1, r.at.offset, stop)
 	}
-	return s.ix.seal(s.coverage(r.opts.IndexInterval))
+	if err := s.ix.seal(s.coverage()); err != nil {
+		return err
+	}
+	return s.closeFiles()
 }
 
 // rebuild gives s an empty index because of what was wrong with the one it had.
@@ -194,7 +201,7 @@ func (r *recovering) rebuild(s *segment, why error) error {
 // scan checks an unsealed segment's entries, all that its index does not vouch
 // for. stop says what ended it; nil is space that was never used.
 func (r *recovering) scan(s *segment) (stop, err error) {
-	ix, cov, err := openIndex(r.fs, s.indexPath(), true)
+	ix, cov, err := openIndex(r.fs, s.indexPath())
 	if err == nil {
 		if err = r.vouched(s, ix, cov); err == nil {
 			s.ix = ix
@@ -219,7 +226,7 @@ func (r *recovering) vouched(s *segment, ix *index, cov indexCoverage) error {
 	pos := int64(ix.point(int(cov.count) - 1).entry)
 	var p place
 	for pos >= segmentHeaderSize && pos < cov.end {
-		h, err := parseEntryHeader(s.b[pos:])
+		h, err := parseEntryHeader(s.b[pos:], s.seed)
 		if err != nil {
 			return err
 		}
@@ -239,10 +246,10 @@ func (r *recovering) scanFrom(s *segment, pos int64) (stop error) {
 		limit = s.end.Load()
 	}
 	for pos+entryHeaderSize <= limit && !isZero(s.b[pos:pos+entryHeaderSize]) {
-		if _, _, ok := parseFooter(s.b[pos:], pos); ok {
+		if s.footerFollows(pos) {
 			break // sealing was interrupted
 		}
-		h, body, err := parseEntry(s.b[pos:limit])
+		h, body, err := parseEntry(s.b[pos:limit], s.seed)
 		if err == nil {
 			err = h.follows(r.at)
 		}
@@ -261,54 +268,33 @@ func (r *recovering) scanFrom(s *segment, pos int64) (stop error) {
 	return stop
 }
 
-// badHeader deals with segment i, whose header is none. Zeros are a header that
-// never reached the disk; anything else is not ours to throw away.
-func (r *recovering) badHeader(i int, why error) error {
-	zero := false
-	err := r.withBytes(i, func(b []byte) { zero = isZero(b[:min(len(b), segmentHeaderSize)]) })
-	if err != nil {
-		return err
+// footerFollows says whether entries that stop at pos have their footer already.
+func (s *segment) footerFollows(pos int64) bool {
+	at := footerAt(pos)
+	if at > int64(len(s.b)) || !isZero(s.b[pos:at]) {
+		return false
 	}
-	if !zero {
-		return &CorruptionError{Path: r.path(segmentName(r.starts[i])), Index: r.at.index + 1, Offset: r.starts[i], Reason: why.Error()}
-	}
-	return r.cut(i, nil, why)
+	end, _, ok := parseFooter(s.b[at:], at)
+	return ok && end == pos
 }
 
-// withBytes calls do with the bytes of segment k's file, whatever they are.
-func (r *recovering) withBytes(k int, do func(b []byte)) error {
-	f, err := r.fs.Open(r.path(segmentName(r.starts[k])), false)
-	if err != nil {
-		return err
-	}
-	size, err := f.Size()
-	if err != nil || size == 0 {
-		do(nil)
-		return errors.Join(err, f.Close())
-	}
-	m, err := f.Map(int(size), false)
-	if err != nil {
-		return errors.Join(err, f.Close())
-	}
-	do(m.Bytes())
-	return errors.Join(m.Close(), f.Close())
-}
-
-// cut ends the log at r.at, in segment i. s is that segment, nil if nothing of it
-// belongs to the log. If anything beyond was durable once it changes nothing and
-// fails; otherwise what is beyond is removed.
-func (r *recovering) cut(i int, s *segment, why error) error {
-	pos := int64(0)
-	if s != nil {
-		pos = s.end.Load()
-	}
-	for k := range r.starts[i:] {
-		from := int64(0)
-		if k == 0 {
-			from = pos
-		}
-		err := r.withBytes(i+k, func(b []byte) { r.mark = max(r.mark, markBeyond(b[min(from, int64(len(b))):], r.at.index)) })
+// cut ends the log at r.at, in segment i. If anything beyond was durable once it
+// changes nothing and fails; otherwise what is beyond is removed.
+func (r *recovering) cut(i int, why error) error {
+	s := r.segments[i]
+	pos := s.end.Load()
+	r.mark = max(r.mark, markBeyond(s.b[pos:], s.seed, r.at.index))
+	for _, first := range r.starts[i+1:] {
+		later, err := openSegment(r.fs, r.path(segmentName(first)))
 		if err != nil {
+			return err
+		}
+		if later.sealed {
+			// Segments are sealed in order, when all in them is durable.
+			r.mark = max(r.mark, later.last.index)
+		}
+		r.mark = max(r.mark, markBeyond(later.b[segmentHeaderSize:], later.seed, r.at.index))
+		if err := later.release(); err != nil {
 			return err
 		}
 	}
@@ -316,17 +302,19 @@ func (r *recovering) cut(i int, s *segment, why error) error {
 		if why == nil {
 			why = errors.New("zeros where there was an entry")
 		}
-		return &CorruptionError{Path: r.path(segmentName(r.starts[i])), Position: pos, Index: r.at.index + 1, Offset: r.at.offset, Reason: why.Error()}
+		return s.corrupt(pos, r.at.index+1, r.at.offset, why)
 	}
-	return r.removeBeyond(i, s, pos)
+	return r.removeBeyond(i)
 }
 
 // removeBeyond deletes the segments after i, newest first, and zeroes what is in
-// s behind pos.
-func (r *recovering) removeBeyond(i int, s *segment, pos int64) error {
-	keep := i
-	if s != nil && pos > segmentHeaderSize {
-		keep = i + 1
+// segment i behind its last entry; without one, that goes, too.
+func (r *recovering) removeBeyond(i int) error {
+	s := r.segments[i]
+	pos := s.end.Load()
+	keep := i + 1
+	if pos == segmentHeaderSize {
+		keep = i
 	}
 	for k := len(r.starts) - 1; k >= keep; k-- {
 		if err := r.removeSegment(k); err != nil {
@@ -338,23 +326,24 @@ func (r *recovering) removeBeyond(i int, s *segment, pos int64) error {
 	}
 	torn := lastNonZero(s.b[pos:])
 	r.recovery.Torn += torn
+	r.dirty = r.dirty || torn > 0
 	return writeZeros(s.file, pos, torn)
 }
 
 // removeSegment deletes the files of segment k, whose entries, if any, were never
 // durable.
 func (r *recovering) removeSegment(k int) error {
-	err := r.withBytes(k, func(b []byte) { r.recovery.Torn += lastNonZero(b) })
-	if err != nil {
+	s := r.segments[min(k, len(r.segments)-1)]
+	var err error
+	if k < len(r.segments) {
+		r.segments = r.segments[:k]
+	} else if s, err = openSegment(r.fs, r.path(segmentName(r.starts[k]))); err != nil {
 		return err
 	}
-	if k < len(r.segments) {
-		err = r.segments[k].release()
-		r.segments = r.segments[:k]
-	}
+	r.recovery.Torn += lastNonZero(s.b[segmentHeaderSize:])
 	r.dirty = true
-	err = errors.Join(err, r.fs.Remove(r.path(segmentName(r.starts[k]))))
-	if e := r.fs.Remove(r.path(indexName(r.starts[k]))); e != nil && !errors.Is(e, fs.ErrNotExist) {
+	err = errors.Join(s.release(), r.fs.Remove(s.path))
+	if e := r.fs.Remove(s.indexPath()); e != nil && !errors.Is(e, fs.ErrNotExist) {
 		err = errors.Join(err, e)
 	}
 	return err
@@ -366,9 +355,7 @@ func (r *recovering) finish() error {
 		if s.sealed {
 			continue
 		}
-		r.dirty = r.dirty || !r.opts.Sync.always()
-		if r.mark < s.last.index || r.recovery.Torn > 0 {
-			r.dirty = true
+		if r.mark < s.last.index || r.dirty {
 			if err := rewrite(s, r.mark); err != nil {
 				return err
 			}
@@ -394,11 +381,8 @@ func (r *recovering) finish() error {
 // the crash; only a write makes them dirty again.
 func rewrite(s *segment, mark uint64) error {
 	pos, end := int64(segmentHeaderSize), s.end.Load()
-	if s.before.index >= mark {
-		pos = 0 // the header, too
-	}
-	for pos > 0 && pos < end {
-		h, err := parseEntryHeader(s.b[pos:])
+	for pos < end {
+		h, err := parseEntryHeader(s.b[pos:], s.seed)
 		if err != nil {
 			return s.corrupt(pos, 0, 0, err)
 		}
@@ -423,10 +407,10 @@ func rewrite(s *segment, mark uint64) error {
 // markBeyond returns the largest durable mark in headers anywhere in b that
 // belong to entries after index; 0 without one. They need not follow one another:
 // it is asked where they do not.
-func markBeyond(b []byte, index uint64) (mark uint64) {
+func markBeyond(b []byte, s seed, index uint64) (mark uint64) {
 	end := lastNonZero(b)
 	for pos := int64(0); pos < end; pos += entryAlign {
-		if h, err := parseEntryHeader(b[pos:]); err == nil && h.index > index {
+		if h, err := parseEntryHeader(b[pos:], s); err == nil && h.index > index {
 			mark = max(mark, h.mark)
 		}
 	}

@@ -2,6 +2,7 @@ package storage
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -52,7 +53,7 @@ func lastEntry(t *testing.T, b []byte) (start, end int) {
 	t.Helper()
 	pos := segmentHeaderSize
 	for {
-		h, _, err := parseEntry(b[pos:])
+		h, _, err := parseEntry(b[pos:], seedOf(b))
 		if err != nil {
 			require.Positive(t, start)
 			return start, pos
@@ -61,6 +62,9 @@ func lastEntry(t *testing.T, b []byte) (start, end int) {
 		pos += int(entrySize(h.bodyLen))
 	}
 }
+
+// seedOf is the seed of a segment's bytes.
+func seedOf(b []byte) seed { return newSeed(binary.LittleEndian.Uint32(b[56:])) }
 
 // forget makes a clean close look like a kill: no note of what was durable, no
 // index that covers the last segment.
@@ -92,12 +96,12 @@ func TestTornTail(t *testing.T) {
 		"header missing": func(b []byte, start, _ int) { clear(b[start : start+entryHeaderSize]) },
 		"all":            func(b []byte, start, end int) { clear(b[start:end]) },
 		"not the next": func(b []byte, start, _ int) {
-			h, err := parseEntryHeader(b[start:])
+			h, err := parseEntryHeader(b[start:], seedOf(b))
 			if err != nil {
 				panic(err)
 			}
 			h.chain++
-			h.put(b[start:])
+			h.put(b[start:], seedOf(b))
 		},
 	}
 	for name, damage := range damages {
@@ -174,6 +178,9 @@ func TestCorruptionIsNotCut(t *testing.T) {
 		},
 		"a segment missing": func(t *testing.T, dir string, logs []string) {
 			require.NoError(t, os.Remove(logs[1]))
+		},
+		"the first segment missing": func(t *testing.T, dir string, logs []string) {
+			require.NoError(t, os.Remove(logs[0]))
 		},
 		"the last segment missing": func(t *testing.T, dir string, logs []string) {
 			require.NoError(t, os.Remove(logs[len(logs)-1]))
@@ -307,7 +314,7 @@ func TestLeftoversAndForeignFiles(t *testing.T) {
 	dir := t.TempDir()
 	fill(t, dir, 3)
 	leftovers := []string{"segment-7.tmp", indexName(12345)}
-	foreign := []string{"notes.txt", "123.log", "00000000000000000000.bak"}
+	foreign := []string{"notes.txt", "segment-notes.tmp", "123.log", "00000000000000000000.bak"}
 	for _, n := range slices.Concat(leftovers, foreign) {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, n), []byte("x"), 0o644))
 	}

@@ -33,8 +33,12 @@ type segment struct {
 	ix   *index
 	refs atomic.Int64
 
+	seed   seed         // of its entries' header checksums
 	before place        // what the first entry follows
 	end    atomic.Int64 // position after the last readable entry
+	// checked is the position of the entry that was last found intact, so that
+	// reading the records of one entry in turn sums it once.
+	checked atomic.Int64
 
 	// The committer's, or with the log's mutex held by others.
 	last   place // after the last entry
@@ -54,7 +58,7 @@ func sizeFor(need int64) int64 { return segmentHeaderSize + need + 2*footerSize 
 // footerAt is where the footer of entries that stop at end goes.
 func footerAt(end int64) int64 { return (end + footerSize - 1) &^ (footerSize - 1) }
 
-func putSegmentHeader(b []byte, before place, createdMs int64) {
+func putSegmentHeader(b []byte, before place, createdMs int64, storedSeed uint32) {
 	le := binary.LittleEndian
 	b = b[:segmentHeaderSize]
 	clear(b)
@@ -65,6 +69,7 @@ func putSegmentHeader(b []byte, before place, createdMs int64) {
 	le.PutUint64(b[32:], before.offset)
 	le.PutUint64(b[40:], before.chain)
 	le.PutUint64(b[48:], uint64(createdMs))
+	le.PutUint32(b[56:], storedSeed)
 	le.PutUint32(b, crc32.Checksum(b[4:], castagnoli))
 }
 
@@ -73,23 +78,25 @@ var (
 	errSegmentHeader = errors.New("segment header is damaged")
 )
 
-// parseSegmentHeader returns what the segment's first entry follows.
-func parseSegmentHeader(b []byte) (before place, err error) {
+// parseSegmentHeader returns what the segment's first entry follows, and the seed of
+// its checksums.
+func parseSegmentHeader(b []byte) (before place, s seed, err error) {
 	if len(b) < segmentHeaderSize {
-		return place{}, errNoSegment
+		return place{}, 0, errNoSegment
 	}
 	b = b[:segmentHeaderSize]
 	le := binary.LittleEndian
 	sum := le.Uint32(b) == crc32.Checksum(b[4:], castagnoli)
 	switch v := le.Uint32(b[12:]); {
 	case string(b[4:12]) != segmentMagic:
-		return place{}, errNoSegment
+		return place{}, 0, errNoSegment
 	case !sum:
-		return place{}, errSegmentHeader
+		return place{}, 0, errSegmentHeader
 	case v != segmentVersion:
-		return place{}, fmt.Errorf("%w: segment version %d, this library knows %d", ErrVersion, v, segmentVersion)
+		return place{}, 0, fmt.Errorf("%w: segment version %d, this library knows %d", ErrVersion, v, segmentVersion)
 	}
-	return place{index: le.Uint64(b[16:]), term: le.Uint64(b[24:]), offset: le.Uint64(b[32:]), chain: le.Uint64(b[40:])}, nil
+	before = place{index: le.Uint64(b[16:]), term: le.Uint64(b[24:]), offset: le.Uint64(b[32:]), chain: le.Uint64(b[40:])}
+	return before, newSeed(le.Uint32(b[56:])), nil
 }
 
 func putFooter(b []byte, end int64, last place) {
@@ -125,8 +132,8 @@ func parseFooter(b []byte, at int64) (end int64, last place, ok bool) {
 
 // openSegment maps an existing segment file and reads its header, and its footer
 // if it has one. The index is not opened.
-func openSegment(fsys vfs.FS, path string, writable bool) (*segment, error) {
-	f, err := fsys.Open(path, writable)
+func openSegment(fsys vfs.FS, path string) (*segment, error) {
+	f, err := fsys.Open(path, true)
 	if err != nil {
 		return nil, err
 	}
@@ -141,7 +148,7 @@ func openSegment(fsys vfs.FS, path string, writable bool) (*segment, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.before, err = parseSegmentHeader(s.b); err != nil {
+	if s.before, s.seed, err = parseSegmentHeader(s.b); err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), s.close())
 	}
 	s.last = s.before
@@ -193,17 +200,30 @@ func (s *segment) release() error {
 }
 
 func (s *segment) close() error {
-	err := errors.Join(s.m.Close(), s.file.Close())
+	err := errors.Join(s.closeFiles(), s.m.Close())
 	if s.ix != nil {
-		err = errors.Join(err, s.ix.close())
+		err = errors.Join(err, s.ix.m.Close())
+	}
+	return err
+}
+
+// closeFiles closes the descriptors, which a sealed segment needs no more: its
+// mappings stay.
+func (s *segment) closeFiles() error {
+	var err error
+	if s.file != nil {
+		err = s.file.Close()
+		s.file = nil
+	}
+	if s.ix != nil && s.ix.file != nil {
+		err = errors.Join(err, s.ix.file.Close())
+		s.ix.file = nil
 	}
 	return err
 }
 
 // coverage describes the segment's index as it is.
-func (s *segment) coverage(interval int) indexCoverage {
-	return indexCoverage{interval: uint32(interval), end: s.end.Load(), place: s.last}
-}
+func (s *segment) coverage() indexCoverage { return indexCoverage{end: s.end.Load(), place: s.last} }
 
 // addPoints adds to the index what the entry at position pos calls for: a point
 // at its start, and some inside a long body.

@@ -26,9 +26,6 @@ func NewReader(body []byte, first uint64) (Reader, error) {
 	return Reader{body: body, at: HeaderSize, header: h, first: first, left: h.Count}, nil
 }
 
-// Header returns the body's fixed part.
-func (r *Reader) Header() Header { return r.header }
-
 // Position is the place in the body of the record that Next will read.
 func (r *Reader) Position() int { return r.at }
 

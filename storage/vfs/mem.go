@@ -300,6 +300,13 @@ func (m *Mem) Lock(name string) (io.Closer, error) {
 	return memLock{m, name}, nil
 }
 
+// UnlockAll releases all locks, as the death of their holders does.
+func (m *Mem) UnlockAll() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	clear(m.locked)
+}
+
 type memLock struct {
 	fs   *Mem
 	name string

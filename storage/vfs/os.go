@@ -129,10 +129,10 @@ func (f osFile) Size() (int64, error) {
 // Allocate implements [File].
 func (f osFile) Allocate(size int64) error {
 	have, err := f.Size()
-	if err != nil || have >= size {
+	if err != nil || size <= 0 {
 		return err
 	}
-	if err := allocate(f.File, have, size-have); err != nil {
+	if err := allocate(f.File, have, size); err != nil {
 		return &os.PathError{Op: "allocate", Path: f.Name(), Err: err}
 	}
 	return nil

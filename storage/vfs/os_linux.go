@@ -11,12 +11,13 @@ func datasync(f *os.File) error {
 	return retryEINTR(func() error { return unix.Fdatasync(int(f.Fd())) })
 }
 
-// allocate reserves n bytes from at on. Some file systems (NFS, older overlay
-// and FUSE ones) have no fallocate: they get zeros.
-func allocate(f *os.File, at, n int64) error {
-	err := retryEINTR(func() error { return unix.Fallocate(int(f.Fd()), 0, at, n) })
+// allocate gives f, which has have bytes, blocks for size, also for holes in it.
+// Some file systems (NFS, older overlay and FUSE ones) have no fallocate: what the
+// file gains there is written.
+func allocate(f *os.File, have, size int64) error {
+	err := retryEINTR(func() error { return unix.Fallocate(int(f.Fd()), 0, 0, size) })
 	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
-		return writeZeros(f, at, n)
+		return writeZeros(f, have, size-have)
 	}
 	return err
 }

@@ -8,4 +8,4 @@ import "os"
 // F_FULLFSYNC, which is what reaches the disk there.
 func datasync(f *os.File) error { return f.Sync() }
 
-func allocate(f *os.File, at, n int64) error { return writeZeros(f, at, n) }
+func allocate(f *os.File, have, size int64) error { return writeZeros(f, have, size-have) }
