@@ -16,9 +16,13 @@ const (
 	// acceptPause is how long the server waits after a failed accept, which is
 	// mostly for want of file descriptors.
 	acceptPause = 50 * time.Millisecond
-	// writeTimeout is how long a client may leave its answers unread before it
-	// is dropped.
+	// writeTimeout is how long a client may take none of writeChunk bytes of its
+	// answers before it is dropped.
 	writeTimeout = 30 * time.Second
+	writeChunk   = 64 << 10
+	// drainTime is how long a stopping server goes on reading from a connection
+	// what has been sent already.
+	drainTime = 20 * time.Millisecond
 )
 
 // ErrStopped is returned by Serve after Shutdown.
@@ -113,9 +117,9 @@ func (s *Server) open(conn net.Conn) {
 	}()
 }
 
-// Shutdown stops accepting, has the requests that have arrived answered, closes
-// all connections and waits for that. When ctx ends first the connections are
-// closed at once, and the error is ctx's.
+// Shutdown stops accepting, has the requests answered that have arrived or arrive
+// within some 20 ms, closes all connections and waits for that. When ctx ends first
+// the connections are closed at once, and the error is ctx's.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	if !s.stopping {

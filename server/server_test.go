@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -302,4 +303,31 @@ func BenchmarkPipelinedAppends(b *testing.B) {
 			}
 		})
 	}
+}
+
+// TestShutdownAnswersWhatHasArrived stops the server while many requests are on
+// their way: each that was appended is answered, and the end is an EOF, not a reset.
+func TestShutdownAnswersWhatHasArrived(t *testing.T) {
+	addr, s, log := start(t, storage.Options{})
+	c := dial(t, addr)
+	send(t, c, "0a000000 01 ffffffff 01000000 76")
+	expect(t, c, "09000000 02 0000000000000000") // so it has been accepted
+	var in []byte
+	const n = 2000
+	for range n {
+		in = append(in, unhex(t, "0a000000 01 ffffffff 01000000 76")...)
+	}
+	_, err := c.Write(in)
+	require.NoError(t, err)
+	require.NoError(t, s.Shutdown(context.Background()))
+	out, err := io.ReadAll(c)
+	require.NoError(t, err)
+	require.Zero(t, len(out)%13)
+	require.EqualValues(t, log.EndOffset(), 1+len(out)/13)
+	require.Equal(t, n, len(out)/13)
+}
+
+func TestFailedLogIsAnIOErrorWhateverTheCause(t *testing.T) {
+	require.Equal(t, wire.CodeLogFull, codeOf(fmt.Errorf("x: %w", syscall.ENOSPC)))
+	require.Equal(t, wire.CodeIOError, codeOf(fmt.Errorf("%w: %w", storage.ErrFailed, syscall.ENOSPC)))
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/zue-log/zue/net/wire"
@@ -19,11 +20,13 @@ const (
 	// maxBatchRecords and maxBatchBytes bound the appends taken into one entry.
 	maxBatchRecords = 4096
 	maxBatchBytes   = 4 << 20
-	// lingerTime and lingerBytes bound what is read and thrown away behind a
-	// fatal error: closing with bytes unread would reset the connection, and
-	// the client might never see the error.
-	lingerTime  = time.Second
-	lingerBytes = 1 << 20
+	// lingerTime and lingerBytes bound what is read and thrown away behind the
+	// last answer: closing with bytes unread would reset the connection, and the
+	// client might never see that answer. A client has less of the time when the
+	// server stops, since it may be idle and never close.
+	lingerTime     = time.Second
+	lingerStopping = 100 * time.Millisecond
+	lingerBytes    = 1 << 20
 )
 
 // session answers the requests of one connection, in order, on one goroutine. It
@@ -37,14 +40,15 @@ type session struct {
 
 	batch      []storage.Record // appends not yet made; they point into dec's buffer
 	batchBytes int
+	pooled     *buffers // where batch and out came from; nil while idle
 }
 
 func newSession(s *Server, conn net.Conn) *session {
 	return &session{server: s, conn: conn, dec: wire.NewDecoder(conn, wire.MaxFrame)}
 }
 
-// finish has run answer what has arrived and return.
-func (c *session) finish() { _ = c.conn.SetReadDeadline(time.Unix(1, 0)) }
+// finish has run answer what has arrived and return. It may be called beside run.
+func (c *session) finish() { _ = c.conn.SetReadDeadline(time.Now().Add(drainTime)) }
 
 // run serves until the client goes, or what it sends cannot be understood any
 // more, or finish.
@@ -56,9 +60,12 @@ func (c *session) run() {
 	case errors.As(err, &frame):
 		c.refuse(wire.CodeInvalidMessage, frame.Error()+"; closing the connection")
 		if c.flush() == nil {
-			c.linger()
+			c.linger(lingerTime)
 		}
-	case err == io.EOF, errors.Is(err, os.ErrDeadlineExceeded):
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		// Only finish sets a deadline for reading.
+		c.linger(lingerStopping)
+	case err == io.EOF:
 	default:
 		c.server.logger.Debug("connection lost", "client", c.conn.RemoteAddr().String(), "err", err)
 	}
@@ -83,6 +90,7 @@ func (c *session) serve() error {
 		if err := c.flush(); err != nil {
 			return err
 		}
+		c.rest()
 		if err := c.dec.Fill(); err != nil {
 			return err
 		}
@@ -91,6 +99,7 @@ func (c *session) serve() error {
 
 // handle takes one request. Its answer is in c.out, or will be after appendBatch.
 func (c *session) handle(f wire.Frame) error {
+	c.wake()
 	if f.Type == wire.TypeAppendRequest {
 		m, err := wire.ParseAppendRequest(f.Payload)
 		if err == nil {
@@ -162,6 +171,8 @@ func (c *session) refuse(code wire.Code, message string) {
 // codeOf is the wire's code for an error of the log.
 func codeOf(err error) wire.Code {
 	switch {
+	case errors.Is(err, storage.ErrFailed):
+		return wire.CodeIOError // perhaps appended, whatever the cause
 	case errors.Is(err, storage.ErrOutOfRange):
 		return wire.CodeInvalidOffset
 	case errors.Is(err, storage.ErrTooLarge):
@@ -185,28 +196,59 @@ func (c *session) flush() error {
 	if len(c.out) == 0 {
 		return nil
 	}
-	if err := c.conn.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
-		return err
-	}
-	_, err := c.conn.Write(c.out)
-	if cap(c.out) > 2*flushBytes {
-		c.out = nil // a large answer's buffer is not kept for an idle client
+	for rest := c.out; len(rest) > 0; {
+		// A deadline for each chunk: a client that takes its answers slowly is
+		// not one that takes none.
+		n := min(len(rest), writeChunk)
+		if err := c.conn.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+			return err
+		}
+		if _, err := c.conn.Write(rest[:n]); err != nil {
+			// Such a timeout is the client's, not that of a stopping server.
+			return fmt.Errorf("write answers: %v", err)
+		}
+		rest = rest[n:]
 	}
 	c.out = c.out[:0]
-	if err != nil {
-		return fmt.Errorf("write answers: %w", err)
+	if cap(c.out) > 2*flushBytes {
+		c.out = nil // a large answer's buffer is not worth keeping
 	}
 	return nil
 }
 
-// linger closes the connection's sending half and waits a little for the client
-// to have read what was sent.
-func (c *session) linger() {
+// buffers are what a busy session has and an idle one does not.
+type buffers struct {
+	batch []storage.Record
+	out   []byte
+}
+
+var pool = sync.Pool{New: func() any { return new(buffers) }}
+
+// wake takes buffers for the requests at hand.
+func (c *session) wake() {
+	if c.pooled == nil {
+		c.pooled = pool.Get().(*buffers)
+		c.batch, c.out = c.pooled.batch[:0], c.pooled.out[:0]
+	}
+}
+
+// rest gives the buffers back, for others to use while this session waits.
+func (c *session) rest() {
+	if c.pooled != nil {
+		c.pooled.batch, c.pooled.out = c.batch, c.out
+		pool.Put(c.pooled)
+		c.pooled, c.batch, c.out = nil, nil, nil
+	}
+}
+
+// linger closes the connection's sending half and waits, not longer than d, for the
+// client to have read what was sent.
+func (c *session) linger(d time.Duration) {
 	half, ok := c.conn.(interface{ CloseWrite() error })
 	if !ok || half.CloseWrite() != nil {
 		return
 	}
-	if c.conn.SetReadDeadline(time.Now().Add(lingerTime)) == nil {
+	if c.conn.SetReadDeadline(time.Now().Add(d)) == nil {
 		_, _ = io.Copy(io.Discard, io.LimitReader(c.conn, lingerBytes))
 	}
 }
