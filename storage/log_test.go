@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"github.com/zue-log/zue/storage/executor"
 	"github.com/zue-log/zue/storage/vfs"
@@ -250,6 +251,12 @@ func TestGroupCommit(t *testing.T) {
 	require.Eventually(t, ex.Step, 10*time.Second, time.Millisecond)
 	wg.Wait()
 	require.EqualValues(t, 2, syncs.Load())
+	// The group formed before entry 2 was durable; its last header says that it is.
+	start, _ := lastEntry(t, l.active.b)
+	h, err := parseEntryHeader(l.active.b[start:], l.active.seed)
+	require.NoError(t, err)
+	require.EqualValues(t, 22, h.index)
+	require.EqualValues(t, 2, h.mark)
 	mem.Inject(nil)
 	require.NoError(t, l.Close())
 }
@@ -364,4 +371,117 @@ func TestSyncIntervalBoundsTheLoss(t *testing.T) {
 	require.EqualValues(t, 2, kept.EndOffset())
 	require.NoError(t, kept.Close())
 	require.NoError(t, l.Close())
+}
+
+// TestNothingLeaks makes each operation of a short life fail, one at a time, and
+// counts what is open after Close.
+func TestNothingLeaks(t *testing.T) {
+	for nth := 1; ; nth++ {
+		mem := vfs.NewMem()
+		ex := executor.NewManual(time.Unix(1, 0))
+		o := Options{FS: mem, Executor: ex, SegmentBytes: MinSegmentBytes}
+		left := nth
+		var failed string
+		mem.Inject(func(op vfs.Op, name string) error {
+			if left--; left == 0 {
+				failed = string(op) + " " + name
+				return syscall.EIO
+			}
+			return nil
+		})
+		for range 2 {
+			l, err := Open("d", o)
+			if err != nil {
+				continue
+			}
+			for range 40 {
+				_, _ = l.Append(Record{Value: make([]byte, 1000)}) // one of them fails
+				ex.Step()
+			}
+			_ = l.Close() // or this does
+			require.ErrorIs(t, l.Close(), ErrClosed)
+		}
+		require.Zero(t, mem.InUse(), "after %s failed", failed)
+		if failed == "" {
+			require.Greater(t, nth, 100)
+			return
+		}
+	}
+}
+
+// TestStress has appenders, readers and syncers at work until Close, with the disk
+// full now and then; afterwards all that was acknowledged is there.
+func TestStress(t *testing.T) {
+	for _, policy := range []SyncPolicy{SyncAlways(), SyncNever(), SyncInterval(100 * time.Microsecond)} {
+		t.Run(policy.String(), func(t *testing.T) {
+			mem := vfs.NewMem()
+			var calls atomic.Int64
+			mem.Inject(func(op vfs.Op, _ string) error {
+				if op == vfs.OpAllocate && calls.Add(1)%7 == 0 {
+					return syscall.ENOSPC
+				}
+				return nil
+			})
+			o := Options{FS: mem, SegmentBytes: MinSegmentBytes, Sync: policy}
+			l := open(t, "d", o)
+			var acked sync.Map
+			var count atomic.Int64
+			var wg sync.WaitGroup
+			enough := make(chan struct{})
+			for w := range 8 {
+				wg.Go(func() {
+					for i := 0; ; i++ {
+						v := fmt.Sprintf("%d/%d %s", w, i, bytes.Repeat([]byte("x"), i%50*20))
+						off, err := l.Append(Record{Value: []byte(v)})
+						switch {
+						case IsFull(err):
+							continue
+						case errors.Is(err, ErrClosed):
+							return
+						case err != nil:
+							t.Error(err)
+							return
+						}
+						_, twice := acked.Swap(off, v)
+						if twice {
+							t.Errorf("offset %d was given twice", off)
+						}
+						if count.Add(1) == 3000 {
+							close(enough)
+						}
+					}
+				})
+			}
+			for range 2 {
+				wg.Go(func() {
+					for {
+						err := l.Sync()
+						if end := l.EndOffset(); err == nil && end > 0 {
+							var lease Lease
+							_, lease, err = l.Read(end / 2)
+							if err == nil {
+								lease.Release()
+							}
+						}
+						if errors.Is(err, ErrClosed) {
+							return
+						}
+						if err != nil {
+							t.Error(err)
+							return
+						}
+					}
+				})
+			}
+			<-enough
+			require.NoError(t, l.Close())
+			wg.Wait()
+			mem.Inject(nil)
+			require.Zero(t, mem.InUse())
+			l = open(t, "d", o)
+			require.EqualValues(t, count.Load(), l.EndOffset())
+			acked.Range(func(off, v any) bool { return assert.Equal(t, v, readValue(t, l, off.(uint64))) })
+			require.NoError(t, l.Close())
+		})
+	}
 }

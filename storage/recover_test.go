@@ -11,8 +11,11 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/zue-log/zue/storage/executor"
+	"github.com/zue-log/zue/storage/vfs"
 )
 
 // fill makes a log of n records in several segments and returns the paths of its
@@ -367,4 +370,95 @@ func TestDirectoryThatIsAFile(t *testing.T) {
 	_, err := Open(path, Options{})
 	var pe *fs.PathError
 	require.True(t, errors.As(err, &pe), "%v", err)
+}
+
+// TestValueThatLooksLikeAnEntry stores the bytes of an entry that claims all sorts
+// of things as a record's value, and tears the entry that holds it: a client's bytes
+// are never taken for the log's own.
+func TestValueThatLooksLikeAnEntry(t *testing.T) {
+	forged, _ := appendEntry(nil, 0, place{index: 1000}, 1, 999, []Record{{Value: []byte("forged")}}, 1)
+	dir := t.TempDir()
+	l := open(t, dir, small)
+	appendValue(t, l, "first")
+	appendValue(t, l, string(bytes.Repeat(forged, 20)))
+	require.NoError(t, l.Close())
+	last := filepath.Join(dir, segmentName(0))
+	forget(t, dir, last)
+	edit(t, last, func(b []byte) []byte { s, _ := lastEntry(t, b); b[s+9] ^= 1; return b })
+	l = open(t, dir, small)
+	require.EqualValues(t, 1, l.EndOffset())
+	require.Positive(t, l.Recovery().Torn)
+	require.NoError(t, l.Close())
+}
+
+// TestOnlyTheLastGroupHasNoWitness damages the last group but one of a log whose
+// groups formed while the one before was being synced.
+func TestOnlyTheLastGroupHasNoWitness(t *testing.T) {
+	dir := t.TempDir()
+	logs := fill(t, dir, 5)
+	forget(t, dir, logs[0])
+	edit(t, logs[0], func(b []byte) []byte {
+		start, _ := lastEntry(t, b)
+		pos := segmentHeaderSize
+		for {
+			h, _, err := parseEntry(b[pos:], seedOf(b))
+			require.NoError(t, err)
+			next := pos + int(entrySize(h.bodyLen))
+			if next == start {
+				b[pos+100] ^= 1
+				return b
+			}
+			pos = next
+		}
+	})
+	_, err := Open(dir, small)
+	require.ErrorIs(t, err, ErrCorrupt)
+}
+
+// TestInterruptedSealAtAnyAlignment kills the log between footer and truncation,
+// with the tail at every distance from the footer.
+func TestInterruptedSealAtAnyAlignment(t *testing.T) {
+	for pad := range 64 {
+		mem := vfs.NewMem()
+		ex := executor.NewManual(time.Unix(1, 0))
+		o := Options{FS: mem, Executor: ex, SegmentBytes: MinSegmentBytes}
+		l := open(t, "d", o)
+		n := 0
+		for ; len(*l.segments.Load()) < 2; n++ {
+			appendValue(t, l, string(make([]byte, 700+pad*8*(1-min(n, 1)))))
+		}
+		mem.Inject(func(op vfs.Op, _ string) error {
+			if op == vfs.OpTruncate {
+				return errors.New("killed")
+			}
+			return nil
+		})
+		ex.Advance(0)
+		mem.Inject(nil)
+		mem.UnlockAll()
+		o.Executor = executor.NewManual(time.Unix(2, 0))
+		l = open(t, "d", o)
+		require.EqualValues(t, n, l.EndOffset())
+		require.Zero(t, l.Recovery().Torn)
+		require.NoError(t, l.Close())
+	}
+}
+
+// TestStateSlots damages the slot written last: the other one still counts.
+func TestStateSlots(t *testing.T) {
+	mem := vfs.NewMem()
+	sf, err := openState(mem, ".", stateName)
+	require.NoError(t, err)
+	require.Zero(t, sf.now.durable)
+	for n := range uint64(4) {
+		require.NoError(t, sf.save(10+n))
+		again, err := openState(mem.Crash(nil), ".", stateName)
+		require.NoError(t, err)
+		require.Equal(t, state{seq: n + 1, durable: 10 + n}, again.now)
+	}
+	_, err = sf.file.WriteAt([]byte{0xff}, int64(sf.now.seq%2)*stateSlot+30)
+	require.NoError(t, err)
+	again, err := openState(mem, ".", stateName)
+	require.NoError(t, err)
+	require.EqualValues(t, 12, again.now.durable)
 }

@@ -49,6 +49,7 @@ type Mem struct {
 	synced map[string]*inode
 	ops    []nameOp // what was done to names since, oldest first
 	locked map[string]bool
+	inUse  int // files open and regions mapped
 	fault  func(op Op, name string) error
 }
 
@@ -220,6 +221,7 @@ func (m *Mem) Create(name string) (File, error) {
 	}
 	n := &inode{}
 	m.do(nameOp{set: name, to: n})
+	m.inUse++
 	return &memFile{fs: m, inode: n, name: name, writable: true}, nil
 }
 
@@ -234,6 +236,7 @@ func (m *Mem) Open(name string, writable bool) (File, error) {
 	if n == nil {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
 	}
+	m.inUse++
 	return &memFile{fs: m, inode: n, name: name, writable: writable}, nil
 }
 
@@ -298,6 +301,20 @@ func (m *Mem) Lock(name string) (io.Closer, error) {
 	}
 	m.locked[name] = true
 	return memLock{m, name}, nil
+}
+
+// InUse returns how many files are open and regions mapped, for tests that look for
+// leaks.
+func (m *Mem) InUse() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.inUse
+}
+
+func (m *Mem) use(n int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.inUse += n
 }
 
 // UnlockAll releases all locks, as the death of their holders does.
@@ -457,12 +474,17 @@ func (f *memFile) Map(length int, writable bool) (Mapping, error) {
 		return nil, &fs.PathError{Op: "map", Path: f.name, Err: fs.ErrInvalid}
 	}
 	f.inode.maps++
-	return &memMapping{f.inode, f.inode.data[:length:length]}, nil
+	f.fs.use(1)
+	return &memMapping{f.fs, f.inode, f.inode.data[:length:length]}, nil
 }
 
-func (f *memFile) Close() error { return nil }
+func (f *memFile) Close() error {
+	f.fs.use(-1)
+	return nil
+}
 
 type memMapping struct {
+	fs    *Mem
 	inode *inode
 	bytes []byte
 }
@@ -474,5 +496,6 @@ func (m *memMapping) Close() error {
 	defer m.inode.mu.Unlock()
 	m.inode.maps--
 	m.bytes = nil
+	m.fs.use(-1)
 	return nil
 }
