@@ -20,9 +20,10 @@ const (
 	// answers before it is dropped.
 	writeTimeout = 30 * time.Second
 	writeChunk   = 64 << 10
-	// drainTime is how long a stopping server goes on reading from a connection
-	// what has been sent already.
-	drainTime = 20 * time.Millisecond
+	// drainPause is how long a connection of a stopping server may send nothing
+	// before it is closed, drainTime how long it may go on sending.
+	drainPause = 20 * time.Millisecond
+	drainTime  = 2 * time.Second
 )
 
 // ErrStopped is returned by Serve after Shutdown.
@@ -117,9 +118,10 @@ func (s *Server) open(conn net.Conn) {
 	}()
 }
 
-// Shutdown stops accepting, has the requests answered that have arrived or arrive
-// within some 20 ms, closes all connections and waits for that. When ctx ends first
-// the connections are closed at once, and the error is ctx's.
+// Shutdown stops accepting, has the requests answered that have arrived, closes each
+// connection when it has sent nothing for some 20 ms, or after 2 s, and waits for
+// that. When ctx ends first the connections are closed at once, and the error is
+// ctx's.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	if !s.stopping {

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/zue-log/zue/net/wire"
@@ -41,6 +42,8 @@ type session struct {
 	batch      []storage.Record // appends not yet made; they point into dec's buffer
 	batchBytes int
 	pooled     *buffers // where batch and out came from; nil while idle
+
+	stopBy atomic.Int64 // set by finish: the Unix time, in ns, to have ended by
 }
 
 func newSession(s *Server, conn net.Conn) *session {
@@ -48,7 +51,27 @@ func newSession(s *Server, conn net.Conn) *session {
 }
 
 // finish has run answer what has arrived and return. It may be called beside run.
-func (c *session) finish() { _ = c.conn.SetReadDeadline(time.Now().Add(drainTime)) }
+func (c *session) finish() {
+	now := time.Now()
+	c.stopBy.Store(now.Add(drainTime).UnixNano())
+	_ = c.conn.SetReadDeadline(now.Add(drainPause))
+}
+
+// fill reads more requests. In a stopping server it gives up when none come.
+func (c *session) fill() error {
+	if stopBy := c.stopBy.Load(); stopBy != 0 {
+		// The deadline that finish set may have passed while requests were
+		// being answered, and more have arrived.
+		now := time.Now()
+		if now.UnixNano() > stopBy {
+			return os.ErrDeadlineExceeded
+		}
+		if err := c.conn.SetReadDeadline(now.Add(drainPause)); err != nil {
+			return err
+		}
+	}
+	return c.dec.Fill()
+}
 
 // run serves until the client goes, or what it sends cannot be understood any
 // more, or finish.
@@ -63,7 +86,7 @@ func (c *session) run() {
 			c.linger(lingerTime)
 		}
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		// Only finish sets a deadline for reading.
+		// Only a stopping server sets a deadline for reading.
 		c.linger(lingerStopping)
 	case err == io.EOF:
 	default:
@@ -91,7 +114,7 @@ func (c *session) serve() error {
 			return err
 		}
 		c.rest()
-		if err := c.dec.Fill(); err != nil {
+		if err := c.fill(); err != nil {
 			return err
 		}
 	}

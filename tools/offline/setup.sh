@@ -129,7 +129,9 @@ write_apt_conf() {
 # apt with its output in $work/apt.out and its complaints in $work/apt.err.
 apt() { "$1" -c "$work/apt.conf" -q "${@:2}" >"$work/apt.out" 2>"$work/apt.err"; }
 
-apt_says() { grep -hE '^(E|W|Err)' "$work/apt.err" "$work/apt.out" | head -"${1:-5}" || true; }
+apt_says() {
+    grep -hE '^[EW]:' "$work/apt.err" "$work/apt.out" | grep -v 'Some index files failed' | head -5 || true
+}
 
 # Debian mirrors that the machine's apt knows, likeliest first.
 mirrors() {
@@ -152,7 +154,7 @@ try_suite() {
     done
     echo "deb $signed_by$1 $2 main" >"$work/apt/sources.list"
     if ! apt apt-get update; then
-        why="its package list cannot be read. $(apt_says 2)"
+        why="its package list cannot be read. $(apt_says)"
         return 1
     fi
     apt apt-cache policy bazel-bootstrap || true
@@ -186,7 +188,7 @@ read_package_list() {
                 say "  it is in $suite of $mirror"
                 return
             fi
-            say "  not from $suite of $mirror: $why"
+            say "  not from $suite of $mirror: ${why%%. *}"
             tried+=("$suite of $mirror: $why")
         done
     done

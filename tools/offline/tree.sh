@@ -15,7 +15,7 @@ said_why=36 # Bazel's own exit status for a fault of the machine it is on
 die() {
     printf 'zue bazel set-up failed (%s): %s\n' "${now:=looking for it}" "$1" >&2
     shift
-    [ $# = 0 ] || printf '    %s\n' "$@" >&2
+    [ $# = 0 ] || printf '%s\n' "$@" | sed 's/^/    /' >&2
     exit $said_why
 }
 
