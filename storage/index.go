@@ -112,6 +112,7 @@ func openIndex(fsys vfs.FS, path string) (*index, indexCoverage, error) {
 }
 
 var (
+	errIndexOpen   = errors.New("the log was not closed cleanly")
 	errIndexHeader = errors.New("index header is not valid")
 	errIndexOrder  = errors.New("index points are out of order")
 )
@@ -121,6 +122,9 @@ var (
 func parseIndexHeader(b []byte) (indexCoverage, error) {
 	var c indexCoverage
 	le := binary.LittleEndian
+	if len(b) >= indexHeaderSize && isZero(b[:indexHeaderSize]) {
+		return c, errIndexOpen
+	}
 	if len(b) < indexHeaderSize || string(b[4:12]) != indexMagic || le.Uint32(b[12:]) != indexVersion {
 		return c, errIndexHeader
 	}
