@@ -19,6 +19,8 @@ const (
 	// writeTimeout is how long a client may take none of writeChunk bytes of its
 	// answers before it is dropped.
 	writeTimeout = 30 * time.Second
+	// frameTimeout is how long a client may send nothing within a frame.
+	frameTimeout = 30 * time.Second
 	writeChunk   = 64 << 10
 	// drainPause is how long a connection of a stopping server may send nothing
 	// before it is closed, drainTime how long it may go on sending.
@@ -32,8 +34,9 @@ var ErrStopped = errors.New("server has been stopped")
 // Server serves one log on any number of listeners. Its methods may be called
 // concurrently.
 type Server struct {
-	log    *storage.Log
-	logger *slog.Logger
+	log          *storage.Log
+	logger       *slog.Logger
+	frameTimeout time.Duration
 
 	mu        sync.Mutex
 	stopping  bool
@@ -46,11 +49,12 @@ type Server struct {
 // New returns a server of log, which stays the caller's to close, after Shutdown.
 func New(log *storage.Log, logger *slog.Logger) *Server {
 	return &Server{
-		log:       log,
-		logger:    logger,
-		stopped:   make(chan struct{}),
-		listeners: map[net.Listener]struct{}{},
-		sessions:  map[*session]struct{}{},
+		frameTimeout: frameTimeout,
+		log:          log,
+		logger:       logger,
+		stopped:      make(chan struct{}),
+		listeners:    map[net.Listener]struct{}{},
+		sessions:     map[*session]struct{}{},
 	}
 }
 

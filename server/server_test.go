@@ -331,3 +331,30 @@ func TestFailedLogIsAnIOErrorWhateverTheCause(t *testing.T) {
 	require.Equal(t, wire.CodeLogFull, codeOf(fmt.Errorf("x: %w", syscall.ENOSPC)))
 	require.Equal(t, wire.CodeIOError, codeOf(fmt.Errorf("%w: %w", storage.ErrFailed, syscall.ENOSPC)))
 }
+
+// TestClientThatStopsWithinAFrame is hung up on; one that is idle between frames is
+// not.
+func TestClientThatStopsWithinAFrame(t *testing.T) {
+	log, err := storage.Open(t.TempDir(), storage.Options{})
+	require.NoError(t, err)
+	s := New(log, slog.New(slog.DiscardHandler))
+	s.frameTimeout = 500 * time.Millisecond
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(l) }()
+	idle, half := dial(t, l.Addr().String()), dial(t, l.Addr().String())
+	for i, c := range []net.Conn{idle, half} {
+		send(t, c, "0a000000 01 ffff")
+		send(t, c, "ffff 01000000 76")
+		expect(t, c, fmt.Sprintf("09000000 02 %02x00000000000000", i))
+	}
+	send(t, half, "0a000000 01 ff")
+	_, err = half.Read(make([]byte, 1))
+	require.ErrorIs(t, err, io.EOF) // after more than the time that idle has been idle
+	send(t, idle, "09000000 03 0000000000000000")
+	expect(t, idle, "0a000000 04 ffffffff 01000000 76")
+	require.NoError(t, s.Shutdown(context.Background()))
+	require.ErrorIs(t, <-served, ErrStopped)
+	require.NoError(t, log.Close())
+}

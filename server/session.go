@@ -43,6 +43,7 @@ type session struct {
 	batchBytes int
 	pooled     *buffers // where batch and out came from; nil while idle
 
+	within bool         // a read deadline is set, for the rest of a frame
 	stopBy atomic.Int64 // set by finish: the Unix time, in ns, to have ended by
 }
 
@@ -57,11 +58,22 @@ func (c *session) finish() {
 	_ = c.conn.SetReadDeadline(now.Add(drainPause))
 }
 
-// fill reads more requests. In a stopping server it gives up when none come.
+// fill reads more requests. It gives up on a client that stops within a frame and, in
+// a stopping server, on one that pauses.
 func (c *session) fill() error {
+	if within := c.dec.Buffered() > 0; within || c.within {
+		c.within = within
+		var deadline time.Time
+		if within {
+			deadline = time.Now().Add(c.server.frameTimeout)
+		}
+		if err := c.conn.SetReadDeadline(deadline); err != nil {
+			return err
+		}
+	}
+	// After that, or it might undo the deadline that finish sets. That one may
+	// also have passed while requests were being answered, and more have arrived.
 	if stopBy := c.stopBy.Load(); stopBy != 0 {
-		// The deadline that finish set may have passed while requests were
-		// being answered, and more have arrived.
 		now := time.Now()
 		if now.UnixNano() > stopBy {
 			return os.ErrDeadlineExceeded
@@ -85,8 +97,7 @@ func (c *session) run() {
 		if c.flush() == nil {
 			c.linger(lingerTime)
 		}
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		// Only a stopping server sets a deadline for reading.
+	case errors.Is(err, os.ErrDeadlineExceeded) && c.stopBy.Load() != 0:
 		c.linger(lingerStopping)
 	case err == io.EOF:
 	default:

@@ -84,6 +84,10 @@ func (d *Decoder) Next() (f Frame, ok bool, err error) {
 	return Frame{Type: Type(b[HeaderSize]), Payload: b[HeaderSize+typeSize:]}, true, nil
 }
 
+// Buffered returns how many bytes are at hand that Next has not returned: when it has
+// nothing more to give, those of a frame whose rest is to come.
+func (d *Decoder) Buffered() int { return d.end - d.start }
+
 // Fill reads once from the reader, which waits for at least one byte. It ends the
 // life of all payloads returned by [Decoder.Next]. It is for when Next has nothing
 // more to give; when a whole frame is at hand, it does nothing.
