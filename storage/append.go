@@ -33,9 +33,9 @@ type group struct {
 	last    int  // where in buf the last entry begins
 	before  tail // the log's tail before the group's first entry
 	after   place
-	newSize int64  // size of the new segment to begin before it; 0: none
-	newSeed uint32 // what that segment's header stores for its seed
-	done    chan struct{}
+	newSize int64         // size of the new segment to begin before it; 0: none
+	newSeed uint32        // what that segment's header stores for its seed
+	done    chan struct{} // closed when err is final; nil if nobody waits for it
 	err     error
 }
 
@@ -78,6 +78,9 @@ func (l *Log) Append(records ...Record) (first uint64, err error) {
 	}
 	g, first := l.enqueue(records, entrySize(uint32(size)), now)
 	if l.commits != committerIdle {
+		if g.done == nil {
+			g.done = make(chan struct{})
+		}
 		l.mu.Unlock()
 		<-g.done
 		return first, g.err
@@ -86,9 +89,11 @@ func (l *Log) Append(records ...Record) (first uint64, err error) {
 	// to another goroutine would cost it more than half of a sync again.
 	l.commits = committerRunning
 	l.commitFirst()
+	err = g.err
+	l.spare = g // nobody else has seen it
 	l.handOver()
 	l.mu.Unlock()
-	return first, g.err
+	return first, err
 }
 
 // enqueue encodes records, an entry of size bytes, at the tail. l.mu is held.
@@ -109,8 +114,12 @@ func (l *Log) openGroup(size int64) *group {
 	if n := len(l.queue); n > 0 && fits && len(l.queue[n-1].buf)+int(size) <= maxGroup {
 		return l.queue[n-1]
 	}
-	g := &group{buf: l.spare[:0], before: l.tail, done: make(chan struct{})}
+	g := l.spare
 	l.spare = nil
+	if g == nil {
+		g = new(group)
+	}
+	*g = group{buf: g.buf[:0], before: l.tail}
 	if !fits {
 		g.newSize = max(l.opts.SegmentBytes, sizeFor(size))
 		g.newSeed = l.drawSeed()
@@ -193,11 +202,16 @@ func (l *Log) commitFirst() {
 		}
 		l.arm()
 	}
-	if cap(g.buf) <= maxSpare {
-		l.spare = g.buf[:0]
+	if cap(g.buf) > maxSpare {
+		g.buf = nil
 	}
-	g.buf = nil
-	close(g.done)
+	if g.done != nil {
+		if l.spare == nil {
+			l.spare = &group{buf: g.buf} // the waiters keep g itself
+		}
+		g.buf = nil
+		close(g.done)
+	}
 }
 
 // abandon takes back g, which failed, and the groups behind it, which stand on

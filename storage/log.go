@@ -59,7 +59,7 @@ type Log struct {
 	queue     []*group
 	queued    int // bytes in queue
 	commits   committerState
-	spare     []byte // a buffer for the next group
+	spare     *group // to be used again, for its buffer
 	written   place  // after the last entry written
 	failed    error
 	closed    bool
