@@ -36,6 +36,9 @@ func (q *callQueue) push(c call) {
 	q.count++
 }
 
+// oldest returns the oldest call. There must be one.
+func (q *callQueue) oldest() *call { return &q.ring[q.head] }
+
 // pop takes the oldest call. There must be one.
 func (q *callQueue) pop() call {
 	c := q.ring[q.head]

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"time"
 
 	"github.com/zue-log/zue/net/wire"
 )
@@ -46,7 +47,16 @@ type Client struct {
 	inFlight int    // bytes of the frames of all calls in the queue
 	out      []byte // frames to be sent
 	queued   uint64 // bytes ever put into out
+	offered  uint64 // bytes ever given to the connection to be sent
 	sent     uint64 // bytes ever taken by the connection
+
+	deadline   time.Time // of receiving; the zero time is none
+	lookedLate bool      // after the connection was lost, see lookOnceMore
+
+	// taken are the calls whose answers are at hand, in order, of which the first
+	// ended have had theirs. Both are the receiver's own.
+	taken []call
+	ended int
 }
 
 // Dial connects to the server at address ("host:port"; an IPv6 host stands in
@@ -85,6 +95,20 @@ func newClient(conn net.Conn, address string, opts Options) *Client {
 
 // Address returns the server's address as it was given to Dial.
 func (c *Client) Address() string { return c.address }
+
+// Done returns a channel that is closed when the connection is lost or the client
+// closed: from then on all new requests fail. Those under way may still get their
+// answers, for a moment. [Client.Err] says why.
+func (c *Client) Done() <-chan struct{} { return c.down }
+
+// Err returns nil while the connection is up, and why it is not once
+// [Client.Done] is closed: [ErrClosed] after Close, [ErrStalled], [ErrProtocol] or
+// what happened to the connection. It stays the same from then on.
+func (c *Client) Err() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err
+}
 
 // Close closes the connection without waiting for answers: requests under way
 // fail with [ErrClosed]. It returns when all of them have, and when no goroutine of
@@ -138,7 +162,10 @@ func (c *Client) Append(ctx context.Context, key, value []byte) (uint64, error) 
 //
 // Records queued by one goroutine reach the log in that order, and done is called
 // in that order, from a goroutine of the client that receives nothing meanwhile:
-// done must be quick, and must not wait for other requests of this client.
+// done must be quick. It must not call AppendAsync, [Client.Append], [Client.Read]
+// or [Client.Close] of the same client, nor wait for what does: these wait for that
+// goroutine, so done would wait for itself. A panic in done ends the program; with
+// [runtime.Goexit], which t.FailNow calls, done gives the connection up.
 func (c *Client) AppendAsync(ctx context.Context, key, value []byte, done func(offset uint64, err error)) error {
 	if err := wire.CheckRecord(key, value); err != nil {
 		return c.appendError(ErrNotApplied, err)
@@ -193,7 +220,7 @@ func (c *Client) submit(ctx context.Context, q call, key, value []byte) error {
 	case c.turn <- struct{}{}:
 		defer func() { <-c.turn }()
 	case <-c.down:
-		return c.lostError()
+		return c.Err()
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -201,7 +228,7 @@ func (c *Client) submit(ctx context.Context, q call, key, value []byte) error {
 		select {
 		case <-c.space:
 		case <-c.down:
-			return c.lostError()
+			return c.Err()
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -240,12 +267,6 @@ func (c *Client) hasRoom(size int) bool {
 		return true
 	}
 	return c.queue.count < c.opts.MaxInFlight && size <= c.opts.MaxInFlightBytes-c.inFlight
-}
-
-func (c *Client) lostError() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.err
 }
 
 func (c *Client) appendError(outcome, err error) error {

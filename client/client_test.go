@@ -273,18 +273,19 @@ func TestServerHangsUpMidway(t *testing.T) {
 }
 
 func TestStalledServerIsGivenUp(t *testing.T) {
-	s := wiretest.Start(t, wiretest.Options{Script: func(n int, f wire.Frame) *wiretest.Action {
-		return &wiretest.Action{Ignore: n == 1, Reply: wire.AppendResponse{}.AppendTo(nil)}
-	}})
-	c := dial(t, s, Options{StallTimeout: 30 * time.Millisecond})
-	_, err := c.Append(t.Context(), nil, nil)
-	require.NoError(t, err)
-	_, err = c.Append(t.Context(), nil, nil)
-	requireOutcome(t, ErrMaybeApplied, err)
-	require.ErrorIs(t, err, ErrStalled)
-	_, err = c.Append(t.Context(), nil, nil)
-	requireOutcome(t, ErrNotApplied, err)
-	require.ErrorIs(t, err, ErrStalled)
+	synctest.Test(t, func(t *testing.T) {
+		c, _ := piped(t, wiretest.Options{Script: func(n int, f wire.Frame) *wiretest.Action {
+			return &wiretest.Action{Ignore: n == 1, Reply: wire.AppendResponse{}.AppendTo(nil)}
+		}}, Options{StallTimeout: time.Second}, nil)
+		_, err := c.Append(t.Context(), nil, nil)
+		require.NoError(t, err)
+		_, err = c.Append(t.Context(), nil, nil)
+		requireOutcome(t, ErrMaybeApplied, err)
+		require.ErrorIs(t, err, ErrStalled)
+		_, err = c.Append(t.Context(), nil, nil)
+		requireOutcome(t, ErrNotApplied, err)
+		require.ErrorIs(t, err, ErrStalled)
+	})
 }
 
 func TestIdleClientDoesNotStall(t *testing.T) {

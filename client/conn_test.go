@@ -6,6 +6,7 @@ import (
 	"net"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -39,54 +40,50 @@ func (c *brokenConn) Write(b []byte) (int, error) {
 // appended from those that surely were not.
 func TestPartialWrite(t *testing.T) {
 	for _, reply := range []bool{true, false} {
-		arrived := 0
-		s := wiretest.Start(t, wiretest.Options{Script: func(n int, f wire.Frame) *wiretest.Action {
-			arrived++
-			if reply {
-				return nil
-			}
-			return &wiretest.Action{Ignore: true}
-		}})
-		near, far := net.Pipe()
-		s.Serve(far)
-		frame := wire.AppendRequest{Value: []byte("value")}.Size()
-		c := newClient(&brokenConn{Conn: near, room: 3*frame + frame/2}, "pipe", Options{})
-		var errs [6]error
-		var wg sync.WaitGroup
-		for i := range errs {
-			wg.Add(1)
-			err := c.AppendAsync(t.Context(), nil, []byte("value"), func(_ uint64, err error) {
-				defer wg.Done()
-				errs[i] = err
-			})
-			if err != nil {
-				errs[i] = err
-				wg.Done()
-			}
-		}
-		if !reply {
-			// Nobody will answer, and the far end does not see the cut.
-			<-c.down
-			c.hangUp()
-		}
-		wg.Wait()
-		require.NoError(t, c.Close())
-		for i, err := range errs {
-			switch {
-			case i < 3 && reply:
-				require.NoError(t, err, "answers are received after sending has failed")
-			case i < 3:
-				requireOutcome(t, ErrMaybeApplied, err)
-				require.ErrorIs(t, err, errBroken)
-			default:
-				requireOutcome(t, ErrNotApplied, err)
-				require.ErrorIs(t, err, errBroken)
-				require.ErrorContains(t, err, "append to pipe: surely not appended: connection lost while sending")
-			}
-		}
-		s.Close()
-		require.Equal(t, 3, arrived)
+		synctest.Test(t, func(t *testing.T) { partialWrite(t, reply) })
 	}
+}
+
+func partialWrite(t *testing.T, reply bool) {
+	arrived := 0
+	frame := wire.AppendRequest{Value: []byte("value")}.Size()
+	c, s := piped(t, wiretest.Options{Script: func(n int, f wire.Frame) *wiretest.Action {
+		arrived++
+		if reply {
+			return nil
+		}
+		return &wiretest.Action{Ignore: true}
+	}}, Options{}, func(conn net.Conn) net.Conn { return &brokenConn{Conn: conn, room: 3*frame + frame/2} })
+	var errs [6]error
+	var wg sync.WaitGroup
+	for i := range errs {
+		wg.Add(1)
+		err := c.AppendAsync(t.Context(), nil, []byte("value"), func(_ uint64, err error) {
+			defer wg.Done()
+			errs[i] = err
+		})
+		if err != nil {
+			errs[i] = err
+			wg.Done()
+		}
+	}
+	wg.Wait()
+	require.NoError(t, c.Close())
+	for i, err := range errs {
+		switch {
+		case i < 3 && reply:
+			require.NoError(t, err, "answers are received after sending has failed")
+		case i < 3:
+			requireOutcome(t, ErrMaybeApplied, err)
+			require.ErrorIs(t, err, errBroken)
+		default:
+			requireOutcome(t, ErrNotApplied, err)
+			require.ErrorIs(t, err, errBroken)
+			require.ErrorContains(t, err, "append to pipe: surely not appended: connection lost while sending")
+		}
+	}
+	s.Close()
+	require.Equal(t, 3, arrived)
 }
 
 // shortConn breaks the contract of io.Writer.
@@ -95,14 +92,12 @@ type shortConn struct{ net.Conn }
 func (c shortConn) Write(b []byte) (int, error) { return c.Conn.Write(b[:1]) }
 
 func TestShortWriteIsAnError(t *testing.T) {
-	near, far := net.Pipe()
-	s := wiretest.Start(t, wiretest.Options{})
-	s.Serve(far)
-	c := newClient(shortConn{near}, "pipe", Options{})
-	_, err := c.Append(t.Context(), nil, []byte("value"))
-	requireOutcome(t, ErrNotApplied, err)
-	require.ErrorIs(t, err, io.ErrShortWrite)
-	require.NoError(t, c.Close())
+	synctest.Test(t, func(t *testing.T) {
+		c, _ := piped(t, wiretest.Options{}, Options{}, func(conn net.Conn) net.Conn { return shortConn{conn} })
+		_, err := c.Append(t.Context(), nil, []byte("value"))
+		requireOutcome(t, ErrNotApplied, err)
+		require.ErrorIs(t, err, io.ErrShortWrite)
+	})
 }
 
 // An error that no request asked for, as from a server that takes no more

@@ -16,6 +16,9 @@ const (
 	// lostGrace is how long answers are still received after sending has failed:
 	// the server may have acknowledged much, and said why it hung up.
 	lostGrace = time.Second
+	// lastLook is how long answers are waited for after the time in which they
+	// were due: long enough to read what is there already.
+	lastLook = 100 * time.Millisecond
 )
 
 // sendAll is the sender's goroutine: it writes all frames that have gathered while
@@ -51,6 +54,9 @@ func (c *Client) sendAll() {
 func (c *Client) send(frames []byte) error {
 	for len(frames) > 0 {
 		chunk := frames[:min(len(frames), writeChunk)]
+		c.mu.Lock()
+		c.offered += uint64(len(chunk)) // now, since the answer may be faster than Write
+		c.mu.Unlock()
 		n, err := c.conn.Write(chunk)
 		c.mu.Lock()
 		c.sent += uint64(n)
@@ -69,18 +75,53 @@ func (c *Client) send(frames []byte) error {
 	return nil
 }
 
+// errExited is why a connection is lost whose receiver a callback has ended.
+var errExited = errors.New("a function given to AppendAsync has called runtime.Goexit")
+
 // receiveAll is the receiver's goroutine: it hands answers to their calls until
 // the connection is lost, and then fails the calls that are left.
 func (c *Client) receiveAll(senderDone <-chan struct{}) {
+	// Deferred, because a callback may call runtime.Goexit, as t.FailNow does:
+	// the other calls are still owed an answer.
+	defer c.tearDown(senderDone)
 	c.lose(c.receive())
+}
+
+func (c *Client) tearDown(senderDone <-chan struct{}) {
+	if p := recover(); p != nil {
+		panic(p) // at once: a program that is about to end calls nobody back
+	}
+	c.lose(errExited) // unless receive has returned, and so said better
 	c.hangUp()
 	// Only when the sender has stopped is it known how much was sent.
 	<-senderDone
+	var left callQueue
+	for _, q := range c.taken[c.ended:] {
+		q.end = 0 // something has answered it, so it counts as sent
+		left.push(q)
+	}
 	c.mu.Lock()
-	left, sent := c.queue, c.sent
+	for c.queue.count > 0 {
+		left.push(c.queue.pop())
+	}
 	c.queue, c.inFlight, c.out = callQueue{}, 0, nil
-	err := c.err
+	sent, err := c.sent, c.err
 	c.mu.Unlock()
+	c.taken, c.ended = nil, 0
+	c.failAll(&left, sent, err)
+}
+
+// failAll fails calls of a connection that has taken so many bytes, also when one
+// of their functions calls runtime.Goexit.
+func (c *Client) failAll(left *callQueue, sent uint64, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			panic(p) // as in tearDown
+		}
+		if left.count > 0 {
+			c.failAll(left, sent, err)
+		}
+	}()
 	for left.count > 0 {
 		q := left.pop()
 		// A server never sees a frame that was not sent whole.
@@ -96,9 +137,7 @@ func (c *Client) receiveAll(senderDone <-chan struct{}) {
 func (c *Client) receive() error {
 	d := wire.NewDecoder(c.conn, wire.MaxFrame)
 	var frames []wire.Frame
-	var calls []call
 	for {
-		frames = frames[:0]
 		var lost error
 		for lost == nil {
 			f, ok, err := d.Next()
@@ -110,23 +149,61 @@ func (c *Client) receive() error {
 			}
 			frames = append(frames, f)
 		}
-		calls = c.take(calls[:0], len(frames))
-		for i, q := range calls {
+		c.take(len(frames))
+		for i, q := range c.taken {
+			c.ended++ // before its function is called, which may never return
 			if err := c.answer(q, frames[i]); err != nil {
-				return c.abandon(calls[i+1:], err)
+				return err
 			}
 		}
-		clear(calls)
-		if lost == nil && len(calls) < len(frames) {
-			lost = unasked(frames[len(calls)])
+		if lost == nil && len(c.taken) < len(frames) {
+			lost = unasked(frames[len(c.taken)])
 		}
 		if lost != nil {
 			return lost
 		}
-		if err := d.Fill(); err != nil {
+		clear(c.taken) // what their functions hold is not ours to keep
+		clear(frames)  // a large payload would stay for as long as the client is idle
+		c.taken, c.ended, frames = c.taken[:0], 0, frames[:0]
+		if err := c.fill(d); err != nil {
 			return receiveError(err)
 		}
 	}
+}
+
+// fill waits for more to be received.
+func (c *Client) fill(d *wire.Decoder) error {
+	// Not before the answers at hand have been given to their functions: the time
+	// that these take is not the server's.
+	c.mu.Lock()
+	if c.err == nil {
+		c.expectProgress()
+	}
+	c.mu.Unlock()
+	err := d.Fill()
+	if errors.Is(err, os.ErrDeadlineExceeded) && c.lookOnceMore() {
+		err = d.Fill()
+	}
+	return err
+}
+
+// lookOnceMore gives receiving a moment more, because a read whose deadline has
+// passed does not look at what has come: of a process that was stopped meanwhile,
+// as by SIGSTOP, the server's answers may all be there.
+func (c *Client) lookOnceMore() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.deadline.After(time.Now()) {
+		return true // it was set anew since
+	}
+	if c.err != nil {
+		if c.lookedLate {
+			return false // a server that trickles must not make lostGrace endless
+		}
+		c.lookedLate = true
+	}
+	c.setDeadline(time.Now().Add(lastLook))
+	return true
 }
 
 // unasked says what is wrong with an answer that no request waits for.
@@ -140,32 +217,23 @@ func unasked(f wire.Frame) error {
 	return fmt.Errorf("%w: %s that no request asked for", ErrProtocol, f.Type)
 }
 
-// take takes the n oldest calls out of the queue, or all if there are fewer, and
-// makes room for others.
-func (c *Client) take(calls []call, n int) []call {
+// take takes the n oldest calls out of the queue, or fewer if there are not so many
+// that can have been answered, and makes room for others. No server can answer a
+// request that was not given to the connection whole.
+func (c *Client) take(n int) {
 	c.mu.Lock()
-	for range min(n, c.queue.count) {
+	for range n {
+		if c.queue.count == 0 || c.queue.oldest().end > c.offered {
+			break
+		}
 		q := c.queue.pop()
 		c.inFlight -= q.size
-		calls = append(calls, q)
-	}
-	if c.err == nil {
-		c.expectProgress()
+		c.taken = append(c.taken, q)
 	}
 	c.mu.Unlock()
-	if len(calls) > 0 {
+	if len(c.taken) > 0 {
 		signal(c.space)
 	}
-	return calls
-}
-
-// abandon fails calls that were taken out of the queue, but whose answers cannot
-// be trusted. It returns the error.
-func (c *Client) abandon(calls []call, err error) error {
-	for _, q := range calls {
-		c.fail(q, ErrMaybeApplied, err)
-	}
-	return err
 }
 
 // answer ends a call with the frame that is its answer. The error, which the call
@@ -228,8 +296,7 @@ func (c *Client) lose(err error) {
 	}
 	c.err = err
 	close(c.down)
-	// A failed deadline is a dead connection, which the receiver will see.
-	_ = c.conn.SetReadDeadline(time.Now().Add(lostGrace))
+	c.setDeadline(time.Now().Add(lostGrace))
 }
 
 // hangUp closes the connection, which ends the sender's and the receiver's waiting.
@@ -248,7 +315,14 @@ func (c *Client) expectProgress() {
 	if c.queue.count > 0 {
 		deadline = time.Now().Add(c.opts.StallTimeout)
 	}
-	_ = c.conn.SetReadDeadline(deadline) // as in lose
+	c.setDeadline(deadline)
+}
+
+// setDeadline sets when receiving is given up. c.mu is held.
+func (c *Client) setDeadline(t time.Time) {
+	c.deadline = t
+	// A failed deadline is a dead connection, which the receiver will see.
+	_ = c.conn.SetReadDeadline(t)
 }
 
 func receiveError(err error) error {

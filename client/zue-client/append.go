@@ -20,12 +20,21 @@ func (a *app) appendCommand() *cobra.Command {
 		Long: `append appends one record and prints its offset.
 
 The key "-" is the null key; "" is the empty key, which is something else. A key or
-value that begins with "-" goes after "--".
+value that begins with "-" goes after "--". Without it, -h and --help print this help,
+append nothing, and the exit status is 0.
 
 With --stdin, every line of standard input becomes the value of a record with the
 null key, without its line feed. Empty lines count; so does a last line without a
 line feed. Printed are the offsets of the first and the last record. If it stops
-midway, it says which lines are stored.`,
+midway, it says on standard error which lines are stored, and the exit status is 1.
+
+With --stdin --json, one object is printed:
+  {"records":2,"first_offset":7,"last_offset":8}
+If it stops midway, there is more in it, and the exit status is 1:
+  {"records":2,"first_offset":7,"last_offset":8,"unknown_from_line":3,"unknown_to_line":5}
+The first 2 lines are surely stored; lines 3 to 5 may or may not be; no line after
+these is. The last two are null when there are no such lines; the offsets are null
+when records is 0. Nothing is printed when the server cannot be connected to.`,
 		Example: `  zue-client append 127.0.0.1 9001 user-17 "logged in"
   zue-client append 127.0.0.1 9001 - "no key"
   zue-client append 127.0.0.1 9001 -- --key -value

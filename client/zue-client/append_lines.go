@@ -31,7 +31,17 @@ func (a *app) appendLines(ctx context.Context, s server) error {
 	}
 	defer c.Close()
 	sending, stop := context.WithCancel(ctx)
+	var watching sync.WaitGroup
+	defer watching.Wait()
 	defer stop()
+	watching.Go(func() {
+		// No line may ever come that would show that the connection is lost.
+		select {
+		case <-c.Done():
+			stop()
+		case <-sending.Done():
+		}
+	})
 	stdin, release, err := interruptible(sending, a.stdin)
 	if err != nil {
 		return fmt.Errorf("read standard input: %w", err)
@@ -48,8 +58,13 @@ func (a *app) appendLines(ctx context.Context, s server) error {
 	p.stop()
 
 	t := l.snapshot()
-	if err := why(ctx, t, err); err != nil {
-		return fmt.Errorf("%w\n%s", err, t.report())
+	if err := why(ctx, c, t, err); err != nil {
+		if a.json {
+			if printErr := a.printMidway(t); printErr != nil {
+				err = fmt.Errorf("%w; and the result cannot be printed: %w", err, printErr)
+			}
+		}
+		return &midwayError{err: err, tally: t}
 	}
 	if err := a.printSpan(t); err != nil {
 		return fmt.Errorf("all %d lines are stored, at offsets %d to %d, but that cannot be printed: %w", t.stored, t.first, t.last, err)
@@ -62,15 +77,29 @@ func (a *app) appendLines(ctx context.Context, s server) error {
 	return nil
 }
 
+// midwayError says that not all of the input was stored.
+type midwayError struct {
+	err   error
+	tally tally
+}
+
+func (e *midwayError) Error() string { return e.err.Error() }
+func (e *midwayError) Unwrap() error { return e.err }
+
 // why says why not all of the input was stored; nil says that it was. err is what
 // ended the sending.
-func why(ctx context.Context, t tally, err error) error {
+func why(ctx context.Context, c *client.Client, t tally, err error) error {
 	switch {
 	case t.failedLine > 0:
 		// The first failure is the cause of others, and of err.
 		return fmt.Errorf("line %d: %w", t.failedLine, t.failure)
 	case ctx.Err() != nil && err != nil:
 		return errors.New("interrupted")
+	case errors.Is(err, context.Canceled) && c.Err() != nil:
+		// While it waited for input; as if that line had been read.
+		return fmt.Errorf("line %d: %w", t.answered+1, &client.OpError{
+			Op: client.OpAppend, Address: c.Address(), Outcome: client.ErrNotApplied, Err: c.Err(),
+		})
 	case errors.Is(err, errLineTooLong):
 		return fmt.Errorf("line %d is longer than %d bytes, which is as much as a record can hold", t.answered+1, wire.MaxRecord)
 	case err != nil:

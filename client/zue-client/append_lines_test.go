@@ -126,15 +126,16 @@ func TestStdinServerRefusesALine(t *testing.T) {
 }
 
 func TestStdinServerStalls(t *testing.T) {
+	t.Parallel() // it waits for the timeout, which the first line must not reach
 	s := wiretest.Start(t, wiretest.Options{Script: func(n int, f wire.Frame) *wiretest.Action {
 		if n >= 1 {
 			return &wiretest.Action{Ignore: true}
 		}
 		return nil
 	}})
-	got := appendLines(t, s, strings.NewReader("1\n2\n3\n"), "--timeout", "50ms")
+	got := appendLines(t, s, strings.NewReader("1\n2\n3\n"), "--timeout", "2s")
 	require.Equal(t, exitFailed, got.code)
-	require.Contains(t, got.stderr, "nothing came for 50ms: line 2: append to "+s.Address())
+	require.Contains(t, got.stderr, "nothing came for 2s: line 2: append to "+s.Address())
 	require.Contains(t, got.stderr, "\n1 line is surely stored, at offset 0\nfrom line 2 to line 3 it is unknown\nfrom line 4 on nothing is stored\n")
 }
 

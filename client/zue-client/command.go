@@ -55,7 +55,11 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	if err == nil {
 		return exitOK
 	}
-	fmt.Fprintf(stderr, "zue-client: %v\n", a.explain(ctx, err))
+	fmt.Fprintf(stderr, "zue-client: %s\n", printable(a.explain(ctx, err).Error()))
+	var midway *midwayError
+	if errors.As(err, &midway) {
+		fmt.Fprintln(stderr, midway.tally.report())
+	}
 	var usage *usageError
 	if errors.As(err, &usage) {
 		fmt.Fprintf(stderr, "\n%s", usage.cmd.UsageString())
@@ -111,8 +115,29 @@ is 0 when all went well, 1 when something failed, and 2 for wrong usage.`,
 	flags.DurationVar(&a.timeout, "timeout", defaultTimeout,
 		"longest wait for a connection or an answer; with --stdin, for progress")
 	flags.BoolVar(&a.json, "json", false, "print the result as JSON")
+	root.CompletionOptions.DisableDefaultCmd = true // for it succeeds with any argument
+	root.SetHelpCommand(helpCommand())
 	root.AddCommand(a.appendCommand(), a.readCommand())
 	return root
+}
+
+// helpCommand is like cobra's own, which takes an unknown command for no error.
+func helpCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [command]",
+		Short: "Show the help of a command",
+		Args:  cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			root := cmd.Root()
+			about, rest, err := root.Find(args)
+			if err != nil || len(rest) > 0 {
+				return &usageError{fmt.Sprintf("no help about %q: there are append and read", strings.Join(args, " ")), root}
+			}
+			about.InitDefaultHelpFlag() // else the help does not list it
+			about.InitDefaultVersionFlag()
+			return about.Help()
+		},
+	}
 }
 
 // server is where the command is to connect to.

@@ -14,6 +14,7 @@ type lineReader struct {
 	r     *bufio.Reader
 	limit int    // of a line, without its line feed
 	long  []byte // a line that is longer than r's buffer
+	ended bool   // a terminal would go on after its end, if it were read again
 }
 
 func newLineReader(r io.Reader, limit int) *lineReader {
@@ -28,6 +29,9 @@ func (l *lineReader) next() (line []byte, size int, err error) {
 		l.long = nil // one such line does not mean that there are more
 	}
 	l.long = l.long[:0]
+	if l.ended {
+		return nil, 0, io.EOF
+	}
 	for {
 		part, err := l.r.ReadSlice('\n')
 		size += len(part)
@@ -36,6 +40,7 @@ func (l *lineReader) next() (line []byte, size int, err error) {
 			part = part[:len(part)-1]
 		case bufio.ErrBufferFull:
 		case io.EOF:
+			l.ended = true
 			if size == 0 {
 				return nil, 0, io.EOF
 			}

@@ -16,6 +16,9 @@ import (
 )
 
 func main() {
+	// Else writing to a pipe that nobody reads would end the program before it
+	// could say what has become of the records.
+	signal.Ignore(syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	// After the first signal the default comes back, so that a second one ends
 	// the program at once.

@@ -70,3 +70,22 @@ func (a *app) printSpan(t tally) error {
 	}
 	return err
 }
+
+// printMidway prints as JSON what is known when not all of --stdin was stored: what
+// surely is, from the first line on, and which lines after these may be.
+func (a *app) printMidway(t tally) error {
+	result := struct {
+		Records     uint64  `json:"records"`
+		FirstOffset *uint64 `json:"first_offset"`
+		LastOffset  *uint64 `json:"last_offset"`
+		UnknownFrom *uint64 `json:"unknown_from_line"`
+		UnknownTo   *uint64 `json:"unknown_to_line"`
+	}{Records: t.prefix}
+	if t.prefix > 0 {
+		result.FirstOffset, result.LastOffset = &t.first, &t.prefixLast
+	}
+	if from, to := t.maybe(); from > 0 {
+		result.UnknownFrom, result.UnknownTo = &from, &to
+	}
+	return json.NewEncoder(a.stdout).Encode(result)
+}

@@ -46,7 +46,9 @@ func drawProgress(w io.Writer, size int64, snapshot func() tally) *progress {
 	}
 	// A bar that cannot be drawn is no reason to stop, so its errors are dropped.
 	bar := progressbar.NewOptions64(size, options...)
-	_ = bar.Set64(0) // rates count from here
+	// Rates count from here. Nothing is drawn yet, for a rate over no time at all
+	// is no rate.
+	bar.StartWithoutRender()
 	p := &progress{done: make(chan struct{})}
 	p.task.Go(func() {
 		ticker := time.NewTicker(progressInterval)
@@ -59,6 +61,9 @@ func drawProgress(w io.Writer, size int64, snapshot func() tally) *progress {
 				return
 			}
 			t := snapshot()
+			if t.stored == 0 {
+				continue
+			}
 			if size >= 0 {
 				// A file may grow while it is read.
 				_ = bar.Set64(min(int64(t.bytes), size))

@@ -52,6 +52,15 @@ func (t *tally) add(offset uint64, size int, err error) {
 	}
 }
 
+// maybe returns the lines, from one to another, of which at least one may be stored,
+// but not each surely is; 0 and 0 when there are none.
+func (t *tally) maybe() (from, to uint64) {
+	if t.lastMaybe == t.prefix {
+		return 0, 0
+	}
+	return t.prefix + 1, t.lastMaybe
+}
+
 // report says which lines are stored, which are not, and of which it is unknown,
 // when not all of the input was stored.
 func (t *tally) report() string {
@@ -64,13 +73,14 @@ func (t *tally) report() string {
 	default:
 		fmt.Fprintf(&b, "%d lines are surely stored, at offsets %d to %d", t.prefix, t.first, t.prefixLast)
 	}
-	if tail := t.lastMaybe - t.prefix; tail > 0 {
+	if from, to := t.maybe(); from > 0 {
+		tail := to - from + 1
 		later := t.stored - t.prefix
 		if t.unknown == tail {
-			fmt.Fprintf(&b, "\nfrom line %d to line %d it is unknown", t.prefix+1, t.lastMaybe)
+			fmt.Fprintf(&b, "\nfrom line %d to line %d it is unknown", from, to)
 		} else {
 			fmt.Fprintf(&b, "\nof lines %d to %d, %d are stored, %d are not, and of %d it is unknown",
-				t.prefix+1, t.lastMaybe, later, tail-later-t.unknown, t.unknown)
+				from, to, later, tail-later-t.unknown, t.unknown)
 		}
 	}
 	fmt.Fprintf(&b, "\nfrom line %d on nothing is stored", t.lastMaybe+1)

@@ -53,11 +53,11 @@ type Options struct {
 	ReplyChunk int
 }
 
-// Server is a log in memory that answers over TCP. Its methods are safe for
+// Server is a log in memory that answers over the wire protocol. Its methods are safe for
 // concurrent use.
 type Server struct {
 	opts     Options
-	listener net.Listener
+	listener net.Listener // nil when it listens nowhere
 	tasks    sync.WaitGroup
 
 	mu       sync.Mutex
@@ -72,7 +72,8 @@ func Start(t testing.TB, opts Options) *Server {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	s := &Server{opts: opts, listener: listener, conns: map[net.Conn]struct{}{}}
+	s := StartUnheard(t, opts)
+	s.listener = listener
 	s.tasks.Go(func() {
 		for {
 			conn, err := listener.Accept()
@@ -82,6 +83,15 @@ func Start(t testing.TB, opts Options) *Server {
 			s.Serve(conn)
 		}
 	})
+	return s
+}
+
+// StartUnheard starts a server that listens nowhere: it answers only on what
+// [Server.Serve] is given. So it can be in a synctest bubble, where waiting for a
+// network would keep the clock from moving. It is closed when the test ends.
+func StartUnheard(t testing.TB, opts Options) *Server {
+	t.Helper()
+	s := &Server{opts: opts, conns: map[net.Conn]struct{}{}}
 	t.Cleanup(s.Close)
 	return s
 }
@@ -89,7 +99,9 @@ func Start(t testing.TB, opts Options) *Server {
 // Close closes the listener and all connections, and waits for the end of all
 // goroutines. It may be called more than once.
 func (s *Server) Close() {
-	_ = s.listener.Close() // twice is fine
+	if s.listener != nil {
+		_ = s.listener.Close() // twice is fine
+	}
 	s.mu.Lock()
 	for conn := range s.conns {
 		_ = conn.Close()
@@ -139,11 +151,30 @@ func (s *Server) Serve(conn net.Conn) {
 	})
 }
 
+// keepReplies bounds the buffer that a connection keeps, so that tests can measure
+// what memory their client holds.
+const keepReplies = 64 << 10
+
 var errHangUp = errors.New("the script says so")
 
 func (s *Server) serve(conn net.Conn) error {
 	d := wire.NewDecoder(conn, wire.MaxFrame)
-	var replies []byte
+	var spare []byte
+	for {
+		var err error
+		if spare, err = s.answerAll(conn, d, spare); err != nil {
+			return err
+		}
+		if err := d.Fill(); err != nil {
+			return err
+		}
+	}
+}
+
+// answerAll answers all that has been read, in one write. It returns a buffer for
+// the next answers, and why there will be none.
+func (s *Server) answerAll(conn net.Conn, d *wire.Decoder, spare []byte) ([]byte, error) {
+	replies := spare[:0]
 	for {
 		f, ok, err := d.Next()
 		if err == nil && ok {
@@ -151,17 +182,13 @@ func (s *Server) serve(conn net.Conn) error {
 				continue
 			}
 		}
-		// All that this read brought is answered.
 		if writeErr := s.write(conn, replies); writeErr != nil {
-			return writeErr
+			return nil, writeErr
 		}
-		if err != nil {
-			return err
+		if cap(replies) > keepReplies {
+			replies = nil
 		}
-		replies = replies[:0]
-		if err := d.Fill(); err != nil {
-			return err
-		}
+		return replies, err
 	}
 }
 
