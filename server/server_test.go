@@ -23,12 +23,16 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// start serves a new log and returns where; the test's end stops it.
-func start(t testing.TB, o storage.Options) (addr string, s *Server, log *storage.Log) {
+// start serves a new log and returns where; the test's end stops it. tune changes the
+// server before it begins.
+func start(t testing.TB, o storage.Options, tune ...func(*Server)) (addr string, s *Server, log *storage.Log) {
 	t.Helper()
 	log, err := storage.Open(t.TempDir(), o)
 	require.NoError(t, err)
 	s = New(log, slog.New(slog.DiscardHandler))
+	for _, f := range tune {
+		f(s)
+	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	served := make(chan error, 1)
@@ -229,20 +233,13 @@ func TestHalfFrameAndAway(t *testing.T) {
 }
 
 func TestShutdownEndsIdleAndHalfSentConnections(t *testing.T) {
-	log, err := storage.Open(t.TempDir(), storage.Options{})
-	require.NoError(t, err)
-	s := New(log, slog.New(slog.DiscardHandler))
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	served := make(chan error, 1)
-	go func() { served <- s.Serve(l) }()
-	idle, half := dial(t, l.Addr().String()), dial(t, l.Addr().String())
+	addr, s, _ := start(t, storage.Options{})
+	idle, half := dial(t, addr), dial(t, addr)
 	send(t, half, "0a000000 01 ffffffff 01000000 76 0a0000")
 	expect(t, half, "09000000 02 0000000000000000")
 	send(t, idle, "09000000 03 0000000000000000")
 	expect(t, idle, "0a000000 04 ffffffff 01000000 76")
 	require.NoError(t, s.Shutdown(context.Background()))
-	require.ErrorIs(t, <-served, ErrStopped)
 	for _, c := range []net.Conn{idle, half} {
 		_, err := c.Read(make([]byte, 1))
 		require.Error(t, err)
@@ -250,7 +247,6 @@ func TestShutdownEndsIdleAndHalfSentConnections(t *testing.T) {
 	l2, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	require.ErrorIs(t, s.Serve(l2), ErrStopped)
-	require.NoError(t, log.Close())
 }
 
 // TestShutdownCutsOffSlowReaders has a client that takes no answers.
@@ -335,26 +331,16 @@ func TestFailedLogIsAnIOErrorWhateverTheCause(t *testing.T) {
 // TestClientThatStopsWithinAFrame is hung up on; one that is idle between frames is
 // not.
 func TestClientThatStopsWithinAFrame(t *testing.T) {
-	log, err := storage.Open(t.TempDir(), storage.Options{})
-	require.NoError(t, err)
-	s := New(log, slog.New(slog.DiscardHandler))
-	s.frameTimeout = 500 * time.Millisecond
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	served := make(chan error, 1)
-	go func() { served <- s.Serve(l) }()
-	idle, half := dial(t, l.Addr().String()), dial(t, l.Addr().String())
+	addr, _, _ := start(t, storage.Options{}, func(s *Server) { s.frameTimeout = 500 * time.Millisecond })
+	idle, half := dial(t, addr), dial(t, addr)
 	for i, c := range []net.Conn{idle, half} {
 		send(t, c, "0a000000 01 ffff")
 		send(t, c, "ffff 01000000 76")
 		expect(t, c, fmt.Sprintf("09000000 02 %02x00000000000000", i))
 	}
 	send(t, half, "0a000000 01 ff")
-	_, err = half.Read(make([]byte, 1))
+	_, err := half.Read(make([]byte, 1))
 	require.ErrorIs(t, err, io.EOF) // after more than the time that idle has been idle
 	send(t, idle, "09000000 03 0000000000000000")
 	expect(t, idle, "0a000000 04 ffffffff 01000000 76")
-	require.NoError(t, s.Shutdown(context.Background()))
-	require.ErrorIs(t, <-served, ErrStopped)
-	require.NoError(t, log.Close())
 }

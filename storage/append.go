@@ -403,15 +403,7 @@ func (l *Log) makeReady(path string, size int64, fill bool) (*readySegment, erro
 		return nil, err
 	}
 	if err = f.Allocate(size); err == nil && fill {
-		zeros := make([]byte, min(size, zeroChunk))
-		for at := int64(0); at < size && err == nil; at += int64(len(zeros)) {
-			if l.closing() {
-				err = ErrClosed
-				break
-			}
-			_, err = f.WriteAt(zeros[:min(int64(len(zeros)), size-at)], at)
-		}
-		if err == nil {
+		if err = writeZeros(f, 0, size, l.closing); err == nil {
 			err = f.Sync()
 		}
 	}

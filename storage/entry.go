@@ -158,16 +158,23 @@ func parseEntryHeader(b []byte, s seed) (entryHeader, error) {
 	return h, nil
 }
 
-// parseEntry decodes the entry at the start of b, which may be longer, and
-// checks its header and body. The body points into b.
-func parseEntry(b []byte, s seed) (h entryHeader, body []byte, err error) {
+// splitEntry decodes the entry at the start of b, which may be longer, and checks its
+// header but not its body, which points into b.
+func splitEntry(b []byte, s seed) (h entryHeader, body []byte, err error) {
 	if h, err = parseEntryHeader(b, s); err != nil {
 		return h, nil, err
 	}
 	if int64(len(b)) < entrySize(h.bodyLen) {
 		return h, nil, errShortEntry
 	}
-	body = b[entryHeaderSize : entryHeaderSize+int(h.bodyLen) : entryHeaderSize+int(h.bodyLen)]
+	return h, b[entryHeaderSize : entryHeaderSize+int(h.bodyLen) : entryHeaderSize+int(h.bodyLen)], nil
+}
+
+// parseEntry is splitEntry and checks the body as well.
+func parseEntry(b []byte, s seed) (h entryHeader, body []byte, err error) {
+	if h, body, err = splitEntry(b, s); err != nil {
+		return h, nil, err
+	}
 	if batch.Checksum(body) != h.bodyCRC {
 		return h, nil, errBodyCRC
 	}
@@ -212,6 +219,9 @@ func appendEntry(dst []byte, s seed, p place, term, mark uint64, records []batch
 // stamp sets the durable mark of the entry header at the start of b.
 func stamp(b []byte, s seed, mark uint64) {
 	le := binary.LittleEndian
+	if le.Uint64(b[40:]) == mark {
+		return // as for each append of a lone caller
+	}
 	le.PutUint64(b[40:], mark)
 	le.PutUint32(b, s.checksum(b[4:entryHeaderSize]))
 }

@@ -310,11 +310,12 @@ func (l *Log) background(d time.Duration, run func()) {
 	})
 }
 
-// closing says whether Close has begun, to background work that takes long.
-func (l *Log) closing() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.closed
+// closing is ErrClosed once Close has begun, for background work that takes long.
+func (l *Log) closing() error {
+	if l.done.Load() {
+		return ErrClosed
+	}
+	return nil
 }
 
 // stopTasks cancels the background work that has not begun and waits for the

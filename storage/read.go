@@ -103,18 +103,11 @@ func (s *segment) read(offset uint64) (rec Record, err error) {
 
 // entry returns the entry at pos, verified.
 func (s *segment) entry(pos, end int64) (h entryHeader, body []byte, err error) {
-	if s.checked.Load() != pos {
-		if h, body, err = parseEntry(s.b[pos:end], s.seed); err == nil {
-			s.checked.Store(pos)
-		}
-		return h, body, err
+	if s.checked.Load() == pos {
+		return splitEntry(s.b[pos:end], s.seed)
 	}
-	if h, err = parseEntryHeader(s.b[pos:end], s.seed); err != nil {
-		return h, nil, err
+	if h, body, err = parseEntry(s.b[pos:end], s.seed); err == nil {
+		s.checked.Store(pos)
 	}
-	if pos+entrySize(h.bodyLen) > end {
-		return h, nil, errShortEntry
-	}
-	from := pos + entryHeaderSize
-	return h, s.b[from : from+int64(h.bodyLen) : from+int64(h.bodyLen)], nil
+	return h, body, err
 }

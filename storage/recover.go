@@ -34,7 +34,7 @@ type recovering struct {
 	segments []*segment
 	at       place  // after the last good entry
 	mark     uint64 // the largest durable mark seen
-	dirty    bool   // names have changed, or may not be durable
+	dirty    bool   // files have been changed
 }
 
 // recover opens the segments, scans those without a footer, cuts off what was
@@ -327,15 +327,16 @@ func (r *recovering) removeBeyond(i int) error {
 	torn := lastNonZero(s.b[pos:])
 	r.recovery.Torn += torn
 	r.dirty = r.dirty || torn > 0
-	return writeZeros(s.file, pos, torn)
+	return writeZeros(s.file, pos, torn, nil)
 }
 
 // removeSegment deletes the files of segment k, whose entries, if any, were never
 // durable.
 func (r *recovering) removeSegment(k int) error {
-	s := r.segments[min(k, len(r.segments)-1)]
+	var s *segment
 	var err error
 	if k < len(r.segments) {
+		s = r.segments[k]
 		r.segments = r.segments[:k]
 	} else if s, err = openSegment(r.fs, r.path(segmentName(r.starts[k]))); err != nil {
 		return err
@@ -444,10 +445,16 @@ func lastNonZero(b []byte) int64 {
 	return int64(len(b))
 }
 
-// writeZeros overwrites n bytes from pos on.
-func writeZeros(f vfs.File, pos, n int64) error {
+// writeZeros overwrites n bytes from pos on. stop, unless it is nil, is asked before
+// each chunk whether to give up.
+func writeZeros(f vfs.File, pos, n int64, stop func() error) error {
 	zeros := make([]byte, min(n, zeroChunk))
 	for end := pos + n; pos < end; pos += int64(len(zeros)) {
+		if stop != nil {
+			if err := stop(); err != nil {
+				return err
+			}
+		}
 		if _, err := f.WriteAt(zeros[:min(int64(len(zeros)), end-pos)], pos); err != nil {
 			return err
 		}

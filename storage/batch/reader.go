@@ -45,7 +45,7 @@ func (r *Reader) Seek(position int) error {
 // Next decodes the next record into rec, whose slices then point into the body.
 // It reports false at the end, or with an error.
 func (r *Reader) Next(rec *Record) (bool, error) {
-	if r.left == 0 || r.left < 0 && r.at == len(r.body) {
+	if r.done() {
 		if r.at != len(r.body) {
 			return false, fmt.Errorf("%w: %d bytes after the last record", ErrMalformed, len(r.body)-r.at)
 		}
@@ -65,7 +65,7 @@ func (r *Reader) Next(rec *Record) (bool, error) {
 // Skip moves past the next record and returns its offset; false at the end. It
 // decodes no more of it than that takes.
 func (r *Reader) Skip() (offset uint64, ok bool, err error) {
-	if r.left == 0 || r.left < 0 && r.at == len(r.body) {
+	if r.done() {
 		return 0, false, nil
 	}
 	f, err := r.frame()
@@ -82,6 +82,10 @@ func (r *Reader) Skip() (offset uint64, ok bool, err error) {
 	r.advance(f)
 	return r.first + uint64(delta), true, nil
 }
+
+// done says whether there are no more records: by their count or, after Seek, by
+// their bytes.
+func (r *Reader) done() bool { return r.left == 0 || r.left < 0 && r.at == len(r.body) }
 
 // frame is a record without its length prefix, and where the next one begins.
 type frame struct {
