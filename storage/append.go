@@ -30,9 +30,10 @@ const (
 // group is a run of entries that one commit writes and syncs together.
 type group struct {
 	buf     []byte
-	last    int  // where in buf the last entry begins
-	before  tail // the log's tail before the group's first entry
-	after   place
+	last    int   // where in buf the last entry begins
+	maxTime int64 // the largest timestamp in it
+	before  tail  // the log's tail before the group's first entry
+	after   Place
 	newSize int64         // size of the new segment to begin before it; 0: none
 	newSeed uint32        // what that segment's header stores for its seed
 	done    chan struct{} // closed when err is final; nil if nobody waits for it
@@ -101,11 +102,13 @@ func (l *Log) enqueue(records []Record, size int64, now int64) (*group, uint64) 
 	g := l.openGroup(size)
 	p := l.tail.place
 	g.last = len(g.buf)
-	g.buf, g.after = appendEntry(g.buf, l.tail.seed, p, max(p.term, standaloneTerm), l.durable.Load(), records, now)
+	w := payload{kind: KindData, span: uint32(len(records)), records: records, now: now}
+	g.buf, g.after = appendEntry(g.buf, l.tail.seed, p, l.durable.Load(), &w)
+	g.maxTime = max(g.maxTime, batchMaxTime(g.buf[g.last+entryHeaderSize:]))
 	l.tail.place = g.after
 	l.tail.pos += size
 	l.queued += len(g.buf) - g.last
-	return g, p.offset
+	return g, p.Offset
 }
 
 // openGroup returns the group that an entry of size bytes joins. l.mu is held.
@@ -119,7 +122,7 @@ func (l *Log) openGroup(size int64) *group {
 	if g == nil {
 		g = new(group)
 	}
-	*g = group{buf: g.buf[:0], before: l.tail}
+	*g = group{buf: g.buf[:0], before: l.tail, maxTime: noTime}
 	if !fits {
 		g.newSize = max(l.opts.SegmentBytes, sizeFor(size))
 		g.newSeed = l.drawSeed()
@@ -134,7 +137,7 @@ func (l *Log) openGroup(size int64) *group {
 func (l *Log) drawSeed() uint32 {
 	var b [16]byte
 	binary.LittleEndian.PutUint64(b[:], uint64(l.opts.Executor.Now().UnixNano()))
-	binary.LittleEndian.PutUint64(b[8:], l.tail.place.chain)
+	binary.LittleEndian.PutUint64(b[8:], l.tail.place.Chain)
 	return uint32(xxhash.Sum64(b[:]))
 }
 
@@ -198,7 +201,7 @@ func (l *Log) commitFirst() {
 	} else {
 		l.written = g.after
 		if l.opts.Sync.always() {
-			l.markDurable(g.after.index)
+			l.markDurable(g.after.Index)
 		}
 		l.arm()
 	}
@@ -233,7 +236,7 @@ func (l *Log) commit(g *group) (final bool, err error) {
 	s := l.active
 	if g.rolls() {
 		if s, err = l.newSegment(g); err != nil {
-			return false, fmt.Errorf("begin a segment at offset %d: %w", g.before.place.offset, err)
+			return false, fmt.Errorf("begin a segment at offset %d: %w", g.before.place.Offset, err)
 		}
 	}
 	if err := l.write(g, s); err != nil {
@@ -248,7 +251,7 @@ func (l *Log) commit(g *group) (final bool, err error) {
 	if g.rolls() {
 		l.activate(s)
 	}
-	l.end.Store(g.after.offset)
+	l.end.Store(g.after.Offset)
 	return false, nil
 }
 
@@ -259,16 +262,16 @@ func (l *Log) write(g *group, s *segment) error {
 	// When the group formed, the one before it was not durable yet.
 	stamp(g.buf[g.last:], s.seed, l.durable.Load())
 	if _, err := s.file.WriteAt(g.buf, s.end.Load()); err != nil {
-		return fmt.Errorf("append at offset %d to %s: %w", g.before.place.offset, s.path, err)
+		return fmt.Errorf("append at offset %d to %s: %w", g.before.place.Offset, s.path, err)
 	}
 	if l.opts.Sync.always() || g.rolls() {
 		if err := s.file.Sync(); err != nil {
-			return fmt.Errorf("append at offset %d to %s: %w", g.before.place.offset, s.path, err)
+			return fmt.Errorf("append at offset %d to %s: %w", g.before.place.Offset, s.path, err)
 		}
 	}
 	if g.rolls() {
 		if err := l.name(s); err != nil {
-			return fmt.Errorf("begin a segment at offset %d: %w", g.before.place.offset, err)
+			return fmt.Errorf("begin a segment at offset %d: %w", g.before.place.Offset, err)
 		}
 	}
 	return nil
@@ -278,6 +281,7 @@ func (l *Log) write(g *group, s *segment) error {
 func (l *Log) index(s *segment, g *group, pos int64) {
 	interval := int64(l.opts.IndexInterval)
 	if pos+int64(len(g.buf)) < s.ix.next {
+		s.maxTime.Store(max(s.maxTime.Load(), g.maxTime))
 		return // every place in it is short of the next point
 	}
 	for at := 0; at < len(g.buf); {
@@ -318,7 +322,8 @@ func (l *Log) newSegment(g *group) (*segment, error) {
 		}
 	}
 	var header [segmentHeaderSize]byte
-	putSegmentHeader(header[:], p, l.opts.Executor.Now().UnixMilli(), g.newSeed)
+	h := segmentHeader{before: p, created: l.opts.Executor.Now().UnixMilli(), seed: g.newSeed}
+	h.put(header[:])
 	if _, err := r.file.WriteAt(header[:], 0); err != nil {
 		return nil, errors.Join(err, r.file.Close(), l.fs.Remove(r.path))
 	}
@@ -326,9 +331,8 @@ func (l *Log) newSegment(g *group) (*segment, error) {
 	if err != nil {
 		return nil, errors.Join(err, l.fs.Remove(r.path))
 	}
-	s.before, s.last, s.seed = p, p, newSeed(g.newSeed)
-	s.end.Store(segmentHeaderSize)
-	s.ix, err = createIndex(l.fs, l.path(indexName(p.offset)), indexCapacity(size, l.opts.IndexInterval))
+	s.begin(h)
+	s.ix, err = createIndex(l.fs, l.path(indexName(p.Offset)), indexCapacity(size, l.opts.IndexInterval))
 	if err != nil {
 		return nil, errors.Join(err, s.release(), l.fs.Remove(r.path))
 	}
@@ -337,7 +341,7 @@ func (l *Log) newSegment(g *group) (*segment, error) {
 
 // name gives s, whose first entries are written, its name.
 func (l *Log) name(s *segment) error {
-	path := l.path(segmentName(s.before.offset))
+	path := l.path(segmentName(s.before.Offset))
 	if err := l.fs.Rename(s.path, path); err != nil {
 		return err
 	}
@@ -438,7 +442,7 @@ func (l *Log) sealRolled() {
 			return
 		}
 		s.sealed = true
-		l.markDurable(s.last.index)
+		l.markDurable(s.last.Index)
 	}
 }
 
@@ -453,7 +457,7 @@ func (l *Log) seal(s *segment) error {
 	}
 	end := s.end.Load()
 	footer := make([]byte, footerSize)
-	putFooter(footer, end, s.last)
+	putFooter(footer, end, s.last, s.maxTime.Load())
 	if _, err := s.file.WriteAt(footer, footerAt(end)); err != nil {
 		return err
 	}

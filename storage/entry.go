@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"math"
 
 	"github.com/cespare/xxhash/v2"
 	"github.com/zue-log/zue/storage/batch"
@@ -18,11 +19,47 @@ const (
 	MaxBodyBytes = 32 << 20
 )
 
-// entryKind says what an entry's body is. Zero is no kind: it is what
+// Kind says what an entry's body is. Zero is no kind: it is what
 // preallocated space holds.
-type entryKind uint8
+type Kind uint8
 
-const kindData entryKind = 1 // a record batch
+const (
+	// KindData is the kind of an entry whose body is a record batch.
+	KindData Kind = 1
+	// KindControl is the kind of an entry that takes up no offset. Its body,
+	// which may be empty, is its appender's: replication puts a change of
+	// leader or of membership there.
+	KindControl Kind = 2
+)
+
+// String names the kind.
+func (k Kind) String() string {
+	switch k {
+	case KindData:
+		return "data"
+	case KindControl:
+		return "control"
+	}
+	return fmt.Sprintf("kind %d", uint8(k))
+}
+
+// Entry is one entry as it stands in the log.
+type Entry struct {
+	Index uint64 // its number, from 1
+	Term  uint64 // in which it was proposed; 1 in a log without elections
+	// Offset is that of its first record; of a control entry, that of the
+	// record that comes next. The log gives it out: [Log.AppendEntries] ignores
+	// it, and Span, Chain and Mark.
+	Offset uint64
+	Span   uint32 // how far it advances the offset; 0 for a control entry
+	Kind   Kind
+	// Body is, of a data entry, a record batch from its attributes on (see
+	// package batch).
+	Body     []byte
+	Checksum uint32 // CRC-32C (Castagnoli) of Body
+	Chain    uint64 // a hash over it and all entries before; equal on replicas
+	Mark     uint64 // all entries up to this index were durable when it was written
+}
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
@@ -37,15 +74,16 @@ type entryHeader struct {
 	bodyLen uint32
 	span    uint32 // how far the offset advances
 	bornCRC uint32 // the body CRC before any compaction
-	kind    entryKind
+	kind    Kind
 }
 
-// place is a point between two entries: what the next entry must follow.
-type place struct {
-	index  uint64 // of the entry before; 0 at the beginning of the log
-	term   uint64 // of the entry before
-	offset uint64 // of the next record
-	chain  uint64 // of the entry before; 0 at the beginning of the log
+// Place is a point between two entries: what the next entry must follow. The zero
+// Place is the beginning of the log.
+type Place struct {
+	Index  uint64 // of the entry before
+	Term   uint64 // of the entry before
+	Offset uint64 // of the next record
+	Chain  uint64 // of the entry before
 }
 
 // entrySize is how many bytes an entry takes up in a segment.
@@ -69,8 +107,8 @@ func (h *entryHeader) link(before uint64) uint64 {
 }
 
 // after is the place that follows the entry.
-func (h *entryHeader) after() place {
-	return place{index: h.index, term: h.term, offset: h.offset + uint64(h.span), chain: h.chain}
+func (h *entryHeader) after() Place {
+	return Place{Index: h.index, Term: h.term, Offset: h.offset + uint64(h.span), Chain: h.chain}
 }
 
 // seed starts the header checksums of one segment. It is drawn at random for each
@@ -141,17 +179,17 @@ func parseEntryHeader(b []byte, s seed) (entryHeader, error) {
 		bodyLen: le.Uint32(b[48:]),
 		span:    le.Uint32(b[52:]),
 		bornCRC: le.Uint32(b[56:]),
-		kind:    entryKind(b[60]),
+		kind:    Kind(b[60]),
 	}
 	switch {
-	case h.kind != kindData:
+	case h.kind != KindData && h.kind != KindControl:
 		return entryHeader{}, fmt.Errorf("%w: kind %d", errHeaderField, h.kind)
 	case b[61]|b[62]|b[63] != 0:
 		return entryHeader{}, fmt.Errorf("%w: reserved bytes", errHeaderField)
 	case h.bodyLen > MaxBodyBytes:
 		return entryHeader{}, fmt.Errorf("%w: body length %d", errHeaderField, h.bodyLen)
-	case h.span == 0:
-		return entryHeader{}, fmt.Errorf("%w: no offsets", errHeaderField)
+	case (h.span == 0) != (h.kind == KindControl):
+		return entryHeader{}, fmt.Errorf("%w: %s entry that spans %d offsets", errHeaderField, h.kind, h.span)
 	case h.index == 0 || h.mark >= h.index:
 		return entryHeader{}, fmt.Errorf("%w: index %d, durable mark %d", errHeaderField, h.index, h.mark)
 	}
@@ -182,38 +220,82 @@ func parseEntry(b []byte, s seed) (h entryHeader, body []byte, err error) {
 }
 
 // follows checks that h is the entry that comes next at p.
-func (h *entryHeader) follows(p place) error {
-	if h.index != p.index+1 || h.offset != p.offset || h.term < p.term || h.chain != h.link(p.chain) {
+func (h *entryHeader) follows(p Place) error {
+	if h.index != p.Index+1 || h.offset != p.Offset || h.term < p.Term || h.chain != h.link(p.Chain) {
 		return errBreak
 	}
 	return nil
 }
 
-// appendEntry appends to dst an entry that holds records, to stand at p in a segment
-// with that seed, and returns the place after it. now, in Unix milliseconds, is for
-// records without a timestamp.
-func appendEntry(dst []byte, s seed, p place, term, mark uint64, records []batch.Record, now int64) ([]byte, place) {
+// payload is what an entry is made of, before it has a place.
+type payload struct {
+	kind  Kind
+	index uint64 // that the caller wants it to have; 0: the next one
+	term  uint64 // 0: that of the entry before
+	span  uint32
+	size  int    // of the body
+	body  []byte // or, if it is nil, records to be encoded:
+	sum   uint32 // of body
+	// records is encoded right into its group; now, in Unix milliseconds, is
+	// for those without a timestamp.
+	records []batch.Record
+	now     int64
+}
+
+// appendEntry appends to dst an entry that holds w, to stand at p in a segment with
+// that seed, and returns the place after it.
+func appendEntry(dst []byte, s seed, p Place, mark uint64, w *payload) ([]byte, Place) {
 	start := len(dst)
 	var header [entryHeaderSize]byte
 	dst = append(dst, header[:]...)
-	dst = batch.Append(dst, records, now)
-	body := dst[start+entryHeaderSize:]
 	h := entryHeader{
-		index:   p.index + 1,
-		offset:  p.offset,
-		term:    term,
-		mark:    mark,
-		bodyLen: uint32(len(body)),
-		span:    uint32(len(records)),
-		kind:    kindData,
+		index:  p.Index + 1,
+		offset: p.Offset,
+		term:   max(w.term, p.Term, standaloneTerm),
+		mark:   mark,
+		span:   w.span,
+		kind:   w.kind,
 	}
-	h.bodyCRC = batch.Checksum(body)
+	if w.records != nil {
+		dst = batch.Append(dst, w.records, w.now)
+		h.bodyCRC = batch.Checksum(dst[start+entryHeaderSize:])
+	} else {
+		dst = append(dst, w.body...)
+		h.bodyCRC = w.sum
+	}
+	h.bodyLen = uint32(len(dst) - start - entryHeaderSize)
 	h.bornCRC = h.bodyCRC
-	h.chain = h.link(p.chain)
+	h.chain = h.link(p.Chain)
 	h.put(dst[start:], s)
 	var padding [entryAlign]byte
 	dst = append(dst, padding[:entrySize(h.bodyLen)-int64(len(dst)-start)]...)
 	return dst, h.after()
+}
+
+// noTime is the largest timestamp of no records.
+const noTime = math.MinInt64
+
+// maxTime is the largest timestamp in the entry's body; noTime for a control entry.
+func (h *entryHeader) maxTime(body []byte) int64 {
+	if h.kind != KindData {
+		return noTime
+	}
+	return batchMaxTime(body)
+}
+
+// batchMaxTime is the largest timestamp that a batch says it has.
+func batchMaxTime(body []byte) int64 {
+	b, err := batch.ParseHeader(body)
+	if err != nil {
+		return noTime // readers will say what is wrong with it
+	}
+	return b.MaxTimestamp
+}
+
+// entry is the header with its body, as callers see it.
+func (h *entryHeader) entry(body []byte) Entry {
+	return Entry{Index: h.index, Term: h.term, Offset: h.offset, Span: h.span, Kind: h.kind, Body: body,
+		Checksum: h.bodyCRC, Chain: h.chain, Mark: h.mark}
 }
 
 // stamp sets the durable mark of the entry header at the start of b.

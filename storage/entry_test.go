@@ -14,10 +14,10 @@ func crcOf(b []byte) []byte {
 }
 
 func TestEntryRoundTrip(t *testing.T) {
-	p := place{index: 41, term: 3, offset: 100, chain: 0xfeed}
+	p := Place{Index: 41, Term: 3, Offset: 100, Chain: 0xfeed}
 	records := []Record{{Timestamp: 5, Value: []byte("a")}, {Timestamp: 6, Key: []byte("k"), Value: []byte("bcd")}}
-	b, after := appendEntry(nil, 7, p, 4, 40, records, 0)
-	require.Equal(t, place{index: 42, term: 4, offset: 102, chain: after.chain}, after)
+	b, after := appendEntry(nil, 7, p, 40, &payload{kind: KindData, term: 4, span: 2, records: records})
+	require.Equal(t, Place{Index: 42, Term: 4, Offset: 102, Chain: after.Chain}, after)
 	require.Zero(t, len(b)%entryAlign)
 	h, body, err := parseEntry(b, 7)
 	require.NoError(t, err)
@@ -33,13 +33,13 @@ func TestEntryRoundTrip(t *testing.T) {
 	} {
 		other := h
 		change(&other)
-		require.NotEqual(t, h.chain, other.link(p.chain))
+		require.NotEqual(t, h.chain, other.link(p.Chain))
 	}
-	require.NotEqual(t, h.chain, h.link(p.chain+1))
+	require.NotEqual(t, h.chain, h.link(p.Chain+1))
 	// The durable mark is a replica's own; compaction may change the body.
 	other := h
 	other.mark, other.bodyCRC, other.bodyLen = 1, 2, 3
-	require.Equal(t, h.chain, other.link(p.chain))
+	require.Equal(t, h.chain, other.link(p.Chain))
 
 	// Every bit of header and body is under a checksum.
 	for i := range entryHeaderSize + len(body) {
@@ -51,7 +51,7 @@ func TestEntryRoundTrip(t *testing.T) {
 }
 
 func FuzzParseEntry(f *testing.F) {
-	b, _ := appendEntry(nil, 7, place{}, 1, 0, []Record{{Value: []byte("v")}}, 1)
+	b, _ := appendEntry(nil, 7, Place{}, 0, &payload{kind: KindData, span: 1, records: []Record{{Value: []byte("v")}}, now: 1})
 	f.Add(b)
 	f.Add(make([]byte, entryHeaderSize))
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -71,7 +71,7 @@ func FuzzParseIndex(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		// The checksum would keep the fuzzer out.
 		if len(b) >= indexHeaderSize {
-			n := indexHeaderSize + int(binary.LittleEndian.Uint32(b[20:]))*pointSize
+			n := indexHeaderSize + int(binary.LittleEndian.Uint32(b[16:]))*pointSize
 			if n <= len(b) {
 				copy(b, crcOf(b[4:n]))
 			}
@@ -85,22 +85,23 @@ func FuzzParseIndex(f *testing.F) {
 
 func FuzzParseSegment(f *testing.F) {
 	b := make([]byte, 1024)
-	putSegmentHeader(b, place{index: 1, term: 1, offset: 1, chain: 1}, 5, 6)
-	putFooter(b[512:], 300, place{index: 2, term: 1, offset: 5})
+	h := segmentHeader{Place{Index: 1, Term: 1, Offset: 1, Chain: 1}, 5, 6}
+	h.put(b)
+	putFooter(b[512:], 300, Place{Index: 2, Term: 1, Offset: 5}, 99)
 	f.Add(b)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) >= segmentHeaderSize {
 			copy(b, crcOf(b[4:segmentHeaderSize]))
-			before, _, err := parseSegmentHeader(b)
+			h, err := parseSegmentHeader(b)
 			if err == nil {
 				again := make([]byte, segmentHeaderSize)
-				putSegmentHeader(again, before, int64(binary.LittleEndian.Uint64(b[48:])), binary.LittleEndian.Uint32(b[56:]))
+				h.put(again)
 				require.Equal(t, b[16:60], again[16:60])
 			}
 		}
 		if len(b) >= 512+footerUsed {
 			copy(b[512:], crcOf(b[512+4:512+footerUsed]))
-			if end, _, ok := parseFooter(b[512:], 512); ok {
+			if end, _, _, ok := parseFooter(b[512:], 512); ok {
 				require.Equal(t, int64(512), footerAt(end))
 			}
 		}

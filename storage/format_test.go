@@ -22,7 +22,8 @@ func TestFormatExample(t *testing.T) {
 		want += strings.ReplaceAll(m[1], " ", "")
 	}
 	b := make([]byte, segmentHeaderSize)
-	putSegmentHeader(b, place{}, 1_700_000_000_000, 0x5eed)
-	b, _ = appendEntry(b, newSeed(0x5eed), place{}, 1, 0, []Record{{Timestamp: 1_700_000_000_123, Key: []byte("k"), Value: []byte("hello")}}, 0)
+	(&segmentHeader{created: 1_700_000_000_000, seed: 0x5eed}).put(b)
+	b, _ = appendEntry(b, newSeed(0x5eed), Place{}, 0, &payload{kind: KindData, span: 1,
+		records: []Record{{Timestamp: 1_700_000_000_123, Key: []byte("k"), Value: []byte("hello")}}})
 	require.Equal(t, hex.EncodeToString(b), want)
 }

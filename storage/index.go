@@ -16,8 +16,8 @@ import (
 const (
 	indexMagic      = "ZUEINDX\n"
 	indexVersion    = 1
-	indexHeaderSize = 64
-	pointSize       = 16
+	indexHeaderSize = 80
+	pointSize       = 24
 )
 
 // point says where in the segment a record is, and the entry that holds it.
@@ -26,14 +26,15 @@ type point struct {
 	index  uint32 // of the entry, less the segment's first
 	entry  uint32 // position of the entry in the segment
 	record uint32 // position of the record in the entry's body; 0: its first
+	before int64  // no record before it in the segment has a larger timestamp
 }
 
 // index is the sparse index of one segment: points in ascending order, in a
 // mapped file. The committer adds points while readers look others up: a point
 // is written before the count that includes it.
 type index struct {
-	file  vfs.File // nil once the segment is sealed
-	m     vfs.Mapping
+	file  vfs.File    // nil once the segment is sealed
+	m     vfs.Mapping // nil if b is in memory: the log is open for reading only
 	b     []byte
 	count atomic.Int64
 	// next is the position in the segment from which on a new point is due.
@@ -61,7 +62,7 @@ func createIndex(fsys vfs.FS, path string, capacity int64) (*index, error) {
 	if err := f.Allocate(capacity); err != nil {
 		return nil, errors.Join(fmt.Errorf("create index: %w", err), f.Close(), fsys.Remove(path))
 	}
-	ix, err := mapIndex(f, capacity)
+	ix, err := mapIndex(f, capacity, true)
 	if err != nil {
 		return nil, errors.Join(err, fsys.Remove(path))
 	}
@@ -69,8 +70,8 @@ func createIndex(fsys vfs.FS, path string, capacity int64) (*index, error) {
 }
 
 // mapIndex maps f, which it closes if that fails.
-func mapIndex(f vfs.File, size int64) (*index, error) {
-	m, err := f.Map(int(size), true)
+func mapIndex(f vfs.File, size int64, writable bool) (*index, error) {
+	m, err := f.Map(int(size), writable)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("map index: %w", err), f.Close())
 	}
@@ -81,13 +82,15 @@ func mapIndex(f vfs.File, size int64) (*index, error) {
 type indexCoverage struct {
 	count uint32
 	end   int64 // the segment's entries up to this position are covered
-	place place // after the last of them
+	place Place // after the last of them
+	// maxTime is the largest timestamp among them.
+	maxTime int64
 }
 
 // openIndex opens an index file if it is whole. Any error means that the index
 // must be made anew from the segment.
-func openIndex(fsys vfs.FS, path string) (*index, indexCoverage, error) {
-	f, err := fsys.Open(path, true)
+func openIndex(fsys vfs.FS, path string, writable bool) (*index, indexCoverage, error) {
+	f, err := fsys.Open(path, writable)
 	if err != nil {
 		return nil, indexCoverage{}, err
 	}
@@ -98,7 +101,7 @@ func openIndex(fsys vfs.FS, path string) (*index, indexCoverage, error) {
 	if err != nil {
 		return nil, indexCoverage{}, errors.Join(err, f.Close())
 	}
-	ix, err := mapIndex(f, size)
+	ix, err := mapIndex(f, size, writable)
 	if err != nil {
 		return nil, indexCoverage{}, err
 	}
@@ -128,9 +131,10 @@ func parseIndexHeader(b []byte) (indexCoverage, error) {
 	if len(b) < indexHeaderSize || string(b[4:12]) != indexMagic || le.Uint32(b[12:]) != indexVersion {
 		return c, errIndexHeader
 	}
-	c.count = le.Uint32(b[20:])
+	c.count = le.Uint32(b[16:])
 	c.end = int64(le.Uint64(b[24:]))
-	c.place = place{index: le.Uint64(b[32:]), term: le.Uint64(b[40:]), offset: le.Uint64(b[48:]), chain: le.Uint64(b[56:])}
+	c.place = Place{Index: le.Uint64(b[32:]), Term: le.Uint64(b[40:]), Offset: le.Uint64(b[48:]), Chain: le.Uint64(b[56:])}
+	c.maxTime = int64(le.Uint64(b[64:]))
 	if int64(c.count) > int64(len(b)-indexHeaderSize)/pointSize || c.end < segmentHeaderSize {
 		return c, errIndexHeader
 	}
@@ -138,10 +142,10 @@ func parseIndexHeader(b []byte) (indexCoverage, error) {
 	if le.Uint32(b) != crc32.Checksum(b[4:end], castagnoli) {
 		return c, errIndexHeader
 	}
-	var last point
+	last := point{before: noTime}
 	for at := indexHeaderSize; at < end; at += pointSize {
 		p := parsePoint(b[at:])
-		if p.offset < last.offset || p.index < last.index || p.entry < max(last.entry, segmentHeaderSize) || int64(p.entry) >= c.end {
+		if p.offset < last.offset || p.index < last.index || p.entry < max(last.entry, segmentHeaderSize) || int64(p.entry) >= c.end || p.before < last.before {
 			return c, errIndexOrder
 		}
 		last = p
@@ -157,13 +161,15 @@ func (ix *index) seal(c indexCoverage) error {
 	b := ix.b
 	copy(b[4:12], indexMagic)
 	le.PutUint32(b[12:], indexVersion)
-	le.PutUint32(b[16:], 0)
-	le.PutUint32(b[20:], c.count)
+	le.PutUint32(b[16:], c.count)
+	le.PutUint32(b[20:], 0)
 	le.PutUint64(b[24:], uint64(c.end))
-	le.PutUint64(b[32:], c.place.index)
-	le.PutUint64(b[40:], c.place.term)
-	le.PutUint64(b[48:], c.place.offset)
-	le.PutUint64(b[56:], c.place.chain)
+	le.PutUint64(b[32:], c.place.Index)
+	le.PutUint64(b[40:], c.place.Term)
+	le.PutUint64(b[48:], c.place.Offset)
+	le.PutUint64(b[56:], c.place.Chain)
+	le.PutUint64(b[64:], uint64(c.maxTime))
+	le.PutUint64(b[72:], 0)
 	end := indexHeaderSize + int(c.count)*pointSize
 	le.PutUint32(b, crc32.Checksum(b[4:end], castagnoli))
 	return ix.file.Sync()
@@ -183,6 +189,7 @@ func (ix *index) add(p point) {
 	le.PutUint32(b[4:], p.index)
 	le.PutUint32(b[8:], p.entry)
 	le.PutUint32(b[12:], p.record)
+	le.PutUint64(b[16:], uint64(p.before))
 	ix.count.Store(n + 1)
 }
 
@@ -193,7 +200,7 @@ func (ix *index) point(i int) point {
 func parsePoint(b []byte) point {
 	b = b[:pointSize]
 	le := binary.LittleEndian
-	return point{offset: le.Uint32(b), index: le.Uint32(b[4:]), entry: le.Uint32(b[8:]), record: le.Uint32(b[12:])}
+	return point{offset: le.Uint32(b), index: le.Uint32(b[4:]), entry: le.Uint32(b[8:]), record: le.Uint32(b[12:]), before: int64(le.Uint64(b[16:]))}
 }
 
 // find returns the last point whose offset is at most offset; without one, the
@@ -209,5 +216,14 @@ func (ix *index) find(offset uint32) point {
 }
 
 func (ix *index) close() error {
-	return errors.Join(ix.m.Close(), ix.file.Close())
+	var err error
+	if ix.m != nil {
+		err = ix.m.Close()
+		ix.m = nil
+	}
+	if ix.file != nil {
+		err = errors.Join(err, ix.file.Close())
+		ix.file = nil
+	}
+	return err
 }

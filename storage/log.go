@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -60,7 +61,7 @@ type Log struct {
 	queued    int // bytes in queue
 	commits   committerState
 	spare     *group // to be used again, for its buffer
-	written   place  // after the last entry written
+	written   Place  // after the last entry written
 	failed    error
 	closed    bool
 	tasks     map[*task]struct{}
@@ -76,10 +77,14 @@ type Log struct {
 
 // tail is where the log grows.
 type tail struct {
-	place place
+	place Place
 	pos   int64 // position in the active segment
 	room  int64 // up to where entries fit into it; 0 if there is none
 	seed  seed  // of that segment
+	// start is that segment's first offset; created when it was made, in Unix
+	// milliseconds.
+	start   uint64
+	created int64
 }
 
 // Open opens the log in dir, creating both if there is none, and recovers what a
@@ -111,7 +116,7 @@ func (l *Log) open() error {
 		return err
 	}
 	l.lock = lock
-	if l.state, err = openState(l.fs, l.dir, l.path(stateName)); err != nil {
+	if err := l.openState(); err != nil {
 		return err
 	}
 	if err := l.recover(); err != nil {
@@ -123,13 +128,23 @@ func (l *Log) open() error {
 	return nil
 }
 
+// openState opens the state file, or makes one.
+func (l *Log) openState() (err error) {
+	path := l.path(stateName)
+	l.state, err = openState(l.fs, path, true)
+	if errors.Is(err, fs.ErrNotExist) {
+		l.state, err = createState(l.fs, l.dir, path)
+	}
+	return err
+}
+
 func (l *Log) path(name string) string { return filepath.Join(l.dir, name) }
 
 // FirstOffset returns the offset of the first record kept; the end offset if
 // there is none.
 func (l *Log) FirstOffset() uint64 {
 	if segments := *l.segments.Load(); len(segments) > 0 {
-		return segments[0].before.offset
+		return segments[0].before.Offset
 	}
 	return l.end.Load()
 }
@@ -156,7 +171,7 @@ func (l *Log) syncLocked() error {
 		l.changed.Wait()
 	}
 	target := l.written
-	if l.failed != nil || l.durable.Load() >= target.index {
+	if l.failed != nil || l.durable.Load() >= target.Index {
 		return l.failed
 	}
 	l.syncing = true
@@ -180,7 +195,7 @@ func (l *Log) syncLocked() error {
 	if l.failed != nil {
 		return l.failed
 	}
-	l.markDurable(target.index)
+	l.markDurable(target.Index)
 	return nil
 }
 
@@ -257,10 +272,10 @@ func (l *Log) saveDurable() error {
 	l.stateMu.Lock()
 	defer l.stateMu.Unlock()
 	durable := l.durable.Load()
-	if l.state.now.durable == durable {
+	if l.state.mark == durable {
 		return nil
 	}
-	return l.state.save(durable)
+	return l.state.saveMark(durable, true)
 }
 
 // release lets go of all files. Nothing else runs any more.

@@ -244,7 +244,7 @@ func TestGroupCommit(t *testing.T) {
 	require.Eventually(t, func() bool {
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		return l.tail.place.index == 22
+		return l.tail.place.Index == 22
 	}, 10*time.Second, time.Millisecond)
 	require.EqualValues(t, 1, l.EndOffset(), "nothing is shown before it is durable")
 	close(leave)
@@ -349,9 +349,9 @@ func TestBackgroundWorkWaitsForItsExecutor(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []string{"00000000000000000000.index", "00000000000000000000.log", "state"}, names)
 	// Idle: the durable mark is noted.
-	require.Zero(t, l.state.now.durable)
+	require.Zero(t, l.state.mark)
 	ex.Advance(idleAfter)
-	require.EqualValues(t, 1, l.state.now.durable)
+	require.EqualValues(t, 1, l.state.mark)
 	require.NoError(t, l.Close())
 }
 

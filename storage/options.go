@@ -34,6 +34,11 @@ type Options struct {
 	// MaxIndexInterval, one index point stands for: a reader walks half of it
 	// on average. Default: DefaultIndexInterval.
 	IndexInterval int
+	// ReadOnly opens an existing log without changing anything: indexes that
+	// are missing are made in memory, and what a crash left behind the last
+	// whole entry is passed over. Any number of processes may have a log open
+	// so, while none has it open for writing.
+	ReadOnly bool
 	// Logger gets a line for each event that an operator should know of: bytes
 	// cut off in recovery, foreign files, failures of background work.
 	// Default: none.

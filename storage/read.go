@@ -37,7 +37,7 @@ func (l *Log) Read(offset uint64) (Record, Lease, error) {
 		// end before segments: a record below end is in what is loaded after.
 		end := l.end.Load()
 		segments := *l.segments.Load()
-		n := sort.Search(len(segments), func(i int) bool { return segments[i].before.offset > offset })
+		n := sort.Search(len(segments), func(i int) bool { return segments[i].before.Offset > offset })
 		if offset >= end || n == 0 {
 			return Record{}, Lease{}, &OffsetError{Offset: offset, First: l.FirstOffset(), End: end}
 		}
@@ -56,7 +56,7 @@ func (l *Log) Read(offset uint64) (Record, Lease, error) {
 // read finds the record at offset, which the segment holds.
 func (s *segment) read(offset uint64) (rec Record, err error) {
 	end := s.end.Load()
-	p := s.ix.find(uint32(offset - s.before.offset))
+	p := s.ix.find(uint32(offset - s.before.Offset))
 	pos := int64(p.entry)
 	for {
 		if pos+entryHeaderSize > end {

@@ -32,7 +32,7 @@ type recovering struct {
 	*Log
 	starts   []uint64 // first offsets that the segments' names give
 	segments []*segment
-	at       place  // after the last good entry
+	at       Place  // after the last good entry
 	mark     uint64 // the largest durable mark seen
 	dirty    bool   // files have been changed
 }
@@ -40,12 +40,15 @@ type recovering struct {
 // recover opens the segments, scans those without a footer, cuts off what was
 // never durable and makes the rest so.
 func (l *Log) recover() error {
-	r := &recovering{Log: l, mark: l.state.now.durable}
+	r := &recovering{Log: l, mark: l.state.mark}
 	l.segments.Store(new([]*segment))
 	if err := r.list(); err != nil {
 		return err
 	}
-	err := r.openAll()
+	err := r.begin()
+	if err == nil {
+		err = r.openAll()
+	}
 	if err == nil {
 		err = r.finish()
 	}
@@ -55,22 +58,22 @@ func (l *Log) recover() error {
 	}
 	if l.recovery.Torn > 0 {
 		l.opts.Logger.Warn("cut off bytes that were never durable", "dir", l.dir, "bytes", l.recovery.Torn,
-			"end_offset", r.at.offset)
+			"end_offset", r.at.Offset)
 	}
 	l.written = r.at
-	l.durable.Store(r.at.index)
+	l.durable.Store(r.at.Index)
 	l.tail = tail{place: r.at}
 	if n := len(r.segments); n > 0 {
 		l.active = r.segments[n-1]
-		if s := l.active; !s.sealed {
-			l.tail = tail{place: r.at, pos: s.end.Load(), room: room(int64(len(s.b))), seed: s.seed}
+		if s := l.active; !s.sealed && !l.opts.ReadOnly {
+			l.tail = tail{place: r.at, pos: s.end.Load(), room: room(int64(len(s.b))), seed: s.seed, start: s.before.Offset, created: s.created}
 			// A copy of the files may have holes instead of blocks.
 			if err := errors.Join(s.file.Allocate(int64(len(s.b))), s.ix.file.Allocate(int64(len(s.ix.b)))); err != nil {
 				return err
 			}
 		}
 	}
-	l.end.Store(r.at.offset)
+	l.end.Store(r.at.Offset)
 	return nil
 }
 
@@ -90,6 +93,7 @@ func (r *recovering) list() error {
 		case ok && ext == ".log":
 			r.starts = append(r.starts, first)
 		case ok && has[segmentName(first)], name == lockName, name == stateName:
+		case (ok || isTemp(name)) && r.opts.ReadOnly:
 		case ok, isTemp(name):
 			if err := r.fs.Remove(r.path(name)); err != nil {
 				return err
@@ -112,25 +116,125 @@ func parseName(name string) (first uint64, ext string, ok bool) {
 	return first, ext, err == nil
 }
 
+// begin finds what the first entry follows, and finishes what an interrupted
+// truncation has left: a reset, or a removal of the oldest segments.
+func (r *recovering) begin() error {
+	now := r.state.now
+	switch {
+	case now.seq == 0:
+		if len(r.starts) > 0 {
+			r.opts.Logger.Warn("the state file is missing; the log begins with the first segment there is", "dir", r.dir)
+			s, err := r.openSegment(r.starts[0])
+			if err != nil {
+				return r.badHeader(r.starts[0], err)
+			}
+			now.origin = s.before
+			if err := s.release(); err != nil {
+				return err
+			}
+		}
+		if !r.opts.ReadOnly {
+			if err := r.state.save(now); err != nil {
+				return err
+			}
+		}
+		r.state.now.origin = now.origin
+	case now.reset:
+		if err := r.finishReset(); err != nil {
+			return err
+		}
+	default:
+		if err := r.dropBefore(now.origin.Offset); err != nil {
+			return err
+		}
+	}
+	r.at = r.state.now.origin
+	r.mark = r.state.mark
+	return nil
+}
+
+// finishReset removes all segments, which the state says are void.
+func (r *recovering) finishReset() error {
+	starts := r.starts
+	r.starts = nil
+	if r.opts.ReadOnly {
+		r.state.mark = r.state.now.origin.Index
+		return nil
+	}
+	for i := len(starts) - 1; i >= 0; i-- {
+		if err := r.removeFiles(starts[i]); err != nil {
+			return err
+		}
+	}
+	return r.endReset()
+}
+
+// endReset notes that nothing of the segments before a reset is left.
+func (l *Log) endReset() error {
+	if err := l.fs.SyncDir(l.dir); err != nil {
+		return err
+	}
+	next := l.state.now
+	if err := l.state.saveMark(next.origin.Index, true); err != nil {
+		return err
+	}
+	next.reset = false
+	return l.state.save(next)
+}
+
+// dropBefore removes the segments before the one that begins with offset first: the
+// state says that they are no longer part of the log.
+func (r *recovering) dropBefore(first uint64) error {
+	for len(r.starts) > 0 && r.starts[0] < first {
+		if !r.opts.ReadOnly {
+			if err := r.removeFiles(r.starts[0]); err != nil {
+				return err
+			}
+			r.dirty = true
+		}
+		r.starts = r.starts[1:]
+	}
+	return nil
+}
+
+// removeFiles removes the files of the segment that begins with offset first.
+func (l *Log) removeFiles(first uint64) error {
+	err := l.fs.Remove(l.path(segmentName(first)))
+	if e := l.fs.Remove(l.path(indexName(first))); e != nil && !errors.Is(e, fs.ErrNotExist) {
+		err = errors.Join(err, e)
+	}
+	return err
+}
+
+// openSegment opens the segment that begins with offset first.
+func (r *recovering) openSegment(first uint64) (*segment, error) {
+	return openSegment(r.fs, r.path(segmentName(first)), !r.opts.ReadOnly)
+}
+
+// badHeader is the error for a segment that cannot be opened. Its header was durable
+// before the file got its name.
+func (r *recovering) badHeader(first uint64, err error) error {
+	if errors.Is(err, errNoSegment) || errors.Is(err, errSegmentHeader) {
+		return &CorruptionError{Path: r.path(segmentName(first)), Index: r.at.Index + 1, Offset: first, Reason: err.Error()}
+	}
+	return err
+}
+
 // openAll opens the segments in order, until the log ends.
 func (r *recovering) openAll() error {
 	for i, first := range r.starts {
-		s, err := openSegment(r.fs, r.path(segmentName(first)))
-		if errors.Is(err, errNoSegment) || errors.Is(err, errSegmentHeader) {
-			// The header was durable before the file got its name.
-			return &CorruptionError{Path: r.path(segmentName(first)), Index: r.at.index + 1, Offset: first, Reason: err.Error()}
-		}
+		s, err := r.openSegment(first)
 		if err != nil {
-			return err
+			return r.badHeader(first, err)
 		}
-		if s.before.offset != first {
-			return errors.Join(s.corrupt(0, s.before.index+1, s.before.offset, errors.New("the file's name is not its first offset")), s.release())
+		if s.before.Offset != first {
+			return errors.Join(s.corrupt(0, s.before.Index+1, s.before.Offset, errors.New("the file's name is not its first offset")), s.release())
 		}
 		if s.before != r.at {
 			// What is between is missing. If it was durable once that is
 			// corruption, else this segment never was either.
 			if i == 0 || r.segments[i-1].sealed {
-				return errors.Join(s.corrupt(0, r.at.index+1, r.at.offset, errBreak), s.release())
+				return errors.Join(s.corrupt(0, r.at.Index+1, r.at.Offset, errBreak), s.release())
 			}
 			if err := s.release(); err != nil {
 				return err
@@ -153,8 +257,8 @@ func (r *recovering) openAll() error {
 			return r.cut(i, stop)
 		}
 	}
-	if r.mark > r.at.index {
-		return &CorruptionError{Path: r.dir, Index: r.at.index + 1, Offset: r.at.offset,
+	if r.mark > r.at.Index {
+		return &CorruptionError{Path: r.dir, Index: r.at.Index + 1, Offset: r.at.Offset,
 			Reason: fmt.Sprintf("entries up to %d were durable once, and are gone", r.mark)}
 	}
 	return nil
@@ -162,7 +266,7 @@ func (r *recovering) openAll() error {
 
 // openSealed opens a sealed segment's index, or makes it anew.
 func (r *recovering) openSealed(s *segment) error {
-	ix, cov, err := openIndex(r.fs, s.indexPath())
+	ix, cov, err := openIndex(r.fs, s.indexPath(), !r.opts.ReadOnly)
 	if err == nil {
 		if cov.end == s.end.Load() && cov.place == s.last {
 			s.ix = ix
@@ -172,6 +276,7 @@ func (r *recovering) openSealed(s *segment) error {
 	}
 	last := s.last
 	r.at = s.before
+	s.maxTime.Store(noTime)
 	if err := r.rebuild(s, err); err != nil {
 		return err
 	}
@@ -180,10 +285,12 @@ func (r *recovering) openSealed(s *segment) error {
 		if stop == nil {
 			stop = errBreak
 		}
-		return s.corrupt(s.end.Load(), r.at.index+1, r.at.offset, stop)
+		return s.corrupt(s.end.Load(), r.at.Index+1, r.at.Offset, stop)
 	}
-	if err := s.ix.seal(s.coverage()); err != nil {
-		return err
+	if !r.opts.ReadOnly {
+		if err := s.ix.seal(s.coverage()); err != nil {
+			return err
+		}
 	}
 	return s.closeFiles()
 }
@@ -192,6 +299,10 @@ func (r *recovering) openSealed(s *segment) error {
 func (r *recovering) rebuild(s *segment, why error) error {
 	r.opts.Logger.Info("rebuilding index", "file", s.indexPath(), "why", why)
 	r.recovery.IndexesRebuilt++
+	if r.opts.ReadOnly {
+		s.ix = &index{b: make([]byte, indexCapacity(int64(len(s.b)), r.opts.IndexInterval))}
+		return nil
+	}
 	r.dirty = true
 	var err error
 	s.ix, err = createIndex(r.fs, s.indexPath(), indexCapacity(int64(len(s.b)), r.opts.IndexInterval))
@@ -201,11 +312,12 @@ func (r *recovering) rebuild(s *segment, why error) error {
 // scan checks an unsealed segment's entries, all that its index does not vouch
 // for. stop says what ended it; nil is space that was never used.
 func (r *recovering) scan(s *segment) (stop, err error) {
-	ix, cov, err := openIndex(r.fs, s.indexPath())
+	ix, cov, err := openIndex(r.fs, s.indexPath(), !r.opts.ReadOnly)
 	if err == nil {
 		if err = r.vouched(s, ix, cov); err == nil {
 			s.ix = ix
 			r.at = cov.place
+			s.maxTime.Store(cov.maxTime)
 			return r.scanFrom(s, cov.end), nil
 		}
 		err = errors.Join(err, ix.close())
@@ -214,6 +326,7 @@ func (r *recovering) scan(s *segment) (stop, err error) {
 		return nil, err
 	}
 	r.at = s.before
+	s.maxTime.Store(noTime)
 	return r.scanFrom(s, segmentHeaderSize), nil
 }
 
@@ -224,7 +337,7 @@ func (r *recovering) vouched(s *segment, ix *index, cov indexCoverage) error {
 		return errors.New("it does not cover the segment")
 	}
 	pos := int64(ix.point(int(cov.count) - 1).entry)
-	var p place
+	var p Place
 	for pos >= segmentHeaderSize && pos < cov.end {
 		h, err := parseEntryHeader(s.b[pos:], s.seed)
 		if err != nil {
@@ -274,7 +387,7 @@ func (s *segment) footerFollows(pos int64) bool {
 	if at > int64(len(s.b)) || !isZero(s.b[pos:at]) {
 		return false
 	}
-	end, _, ok := parseFooter(s.b[at:], at)
+	end, _, _, ok := parseFooter(s.b[at:], at)
 	return ok && end == pos
 }
 
@@ -283,26 +396,29 @@ func (s *segment) footerFollows(pos int64) bool {
 func (r *recovering) cut(i int, why error) error {
 	s := r.segments[i]
 	pos := s.end.Load()
-	r.mark = max(r.mark, markBeyond(s.b[pos:], s.seed, r.at.index))
+	r.mark = max(r.mark, markBeyond(s.b[pos:], s.seed, r.at.Index))
 	for _, first := range r.starts[i+1:] {
-		later, err := openSegment(r.fs, r.path(segmentName(first)))
+		later, err := r.openSegment(first)
 		if err != nil {
 			return err
 		}
 		if later.sealed {
 			// Segments are sealed in order, when all in them is durable.
-			r.mark = max(r.mark, later.last.index)
+			r.mark = max(r.mark, later.last.Index)
 		}
-		r.mark = max(r.mark, markBeyond(later.b[segmentHeaderSize:], later.seed, r.at.index))
+		r.mark = max(r.mark, markBeyond(later.b[segmentHeaderSize:], later.seed, r.at.Index))
 		if err := later.release(); err != nil {
 			return err
 		}
 	}
-	if r.mark > r.at.index {
+	if r.mark > r.at.Index {
 		if why == nil {
 			why = errors.New("zeros where there was an entry")
 		}
-		return s.corrupt(pos, r.at.index+1, r.at.offset, why)
+		return s.corrupt(pos, r.at.Index+1, r.at.Offset, why)
+	}
+	if r.opts.ReadOnly {
+		return nil // what is beyond the end is not looked at
 	}
 	return r.removeBeyond(i)
 }
@@ -338,25 +454,24 @@ func (r *recovering) removeSegment(k int) error {
 	if k < len(r.segments) {
 		s = r.segments[k]
 		r.segments = r.segments[:k]
-	} else if s, err = openSegment(r.fs, r.path(segmentName(r.starts[k]))); err != nil {
+	} else if s, err = r.openSegment(r.starts[k]); err != nil {
 		return err
 	}
 	r.recovery.Torn += lastNonZero(s.b[segmentHeaderSize:])
 	r.dirty = true
-	err = errors.Join(s.release(), r.fs.Remove(s.path))
-	if e := r.fs.Remove(s.indexPath()); e != nil && !errors.Is(e, fs.ErrNotExist) {
-		err = errors.Join(err, e)
-	}
-	return err
+	return errors.Join(s.release(), r.removeFiles(r.starts[k]))
 }
 
 // finish makes what was found durable: it may be in the page cache only.
 func (r *recovering) finish() error {
+	if r.opts.ReadOnly {
+		return nil
+	}
 	for i, s := range r.segments {
 		if s.sealed {
 			continue
 		}
-		if r.mark < s.last.index || r.dirty {
+		if r.mark < s.last.Index || r.dirty {
 			if err := rewrite(s, r.mark); err != nil {
 				return err
 			}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -301,6 +302,7 @@ func TestUnknownVersionIsRefused(t *testing.T) {
 				if at+64 > len(b) || isZero(b[at:at+64]) {
 					continue
 				}
+				// A segment's header is as long as a state's.
 				b[at+12] = 9
 				sum := crcOf(b[at+4 : at+64])
 				copy(b[at:], sum)
@@ -376,7 +378,7 @@ func TestDirectoryThatIsAFile(t *testing.T) {
 // of things as a record's value, and tears the entry that holds it: a client's bytes
 // are never taken for the log's own.
 func TestValueThatLooksLikeAnEntry(t *testing.T) {
-	forged, _ := appendEntry(nil, 0, place{index: 1000}, 1, 999, []Record{{Value: []byte("forged")}}, 1)
+	forged, _ := appendEntry(nil, 0, Place{Index: 1000}, 999, &payload{kind: KindData, span: 1, records: []Record{{Value: []byte("forged")}}, now: 1})
 	dir := t.TempDir()
 	l := open(t, dir, small)
 	appendValue(t, l, "first")
@@ -444,21 +446,62 @@ func TestInterruptedSealAtAnyAlignment(t *testing.T) {
 	}
 }
 
-// TestStateSlots damages the slot written last: the other one still counts.
-func TestStateSlots(t *testing.T) {
+// TestStateCopies damages one copy of the state, then both.
+func TestStateCopies(t *testing.T) {
 	mem := vfs.NewMem()
-	sf, err := openState(mem, ".", stateName)
+	sf, err := createState(mem, ".", stateName)
 	require.NoError(t, err)
-	require.Zero(t, sf.now.durable)
-	for n := range uint64(4) {
-		require.NoError(t, sf.save(10+n))
-		again, err := openState(mem.Crash(nil), ".", stateName)
+	for n := range byte(4) {
+		want := state{seq: uint64(n) + 1, origin: Place{1, 2, 3, uint64(n)}, reset: n%2 == 1, user: bytes.Repeat([]byte{n}, int(n)*1000)}
+		require.NoError(t, sf.save(want))
+		require.NoError(t, sf.saveMark(uint64(n)+10, true))
+		want.user = append([]byte(nil), want.user...)
+		again, err := openState(mem.Crash(nil), stateName, true)
 		require.NoError(t, err)
-		require.Equal(t, state{seq: n + 1, durable: 10 + n}, again.now)
+		require.Equal(t, want, again.now)
+		require.EqualValues(t, n+10, again.mark)
+		for _, at := range []int64{0, stateSlot} {
+			_, err = sf.file.WriteAt([]byte{0xff}, at+30)
+			require.NoError(t, err)
+			again, err = openState(mem, stateName, true)
+			require.NoError(t, err)
+			require.Equal(t, want, again.now)
+		}
+		_, err = sf.file.WriteAt([]byte{0xff}, 30)
+		require.NoError(t, err)
+		_, err = sf.file.WriteAt([]byte{0xff}, stateSlot+30)
+		require.NoError(t, err)
+		_, err = openState(mem, stateName, true)
+		require.ErrorIs(t, err, ErrCorrupt)
+		require.NoError(t, sf.write(sf.now))
 	}
-	_, err = sf.file.WriteAt([]byte{0xff}, int64(sf.now.seq%2)*stateSlot+30)
+	_, err = sf.file.WriteAt([]byte{0xff}, markAt+17)
 	require.NoError(t, err)
-	again, err := openState(mem, ".", stateName)
+	again, err := openState(mem, stateName, false)
 	require.NoError(t, err)
-	require.EqualValues(t, 12, again.now.durable)
+	require.Zero(t, again.mark)
+}
+
+// TestStateTornAtAnyWrite crashes in a save: the old state or the new one is there.
+func TestStateTornAtAnyWrite(t *testing.T) {
+	for seed := range uint64(300) {
+		rng := rand.New(rand.NewPCG(seed, 0))
+		mem := vfs.NewMem()
+		sf, err := createState(mem, ".", stateName)
+		require.NoError(t, err)
+		require.NoError(t, sf.save(state{user: bytes.Repeat([]byte("a"), 3000)}))
+		left := 1 + rng.IntN(4)
+		mem.Inject(func(op vfs.Op, _ string) error {
+			if left--; left <= 0 && op == vfs.OpSync {
+				return errPowerOff
+			}
+			return nil
+		})
+		saved := sf.save(state{user: bytes.Repeat([]byte("b"), 3000)}) == nil
+		mem.Inject(nil)
+		again, err := openState(mem.Crash(rng), stateName, true)
+		require.NoError(t, err)
+		got := string(again.now.user)
+		require.True(t, got == string(bytes.Repeat([]byte("b"), 3000)) || !saved && got == string(bytes.Repeat([]byte("a"), 3000)))
+	}
 }

@@ -20,7 +20,7 @@ const (
 
 	footerMagic = "ZUEFOOT\n"
 	footerSize  = 512 // one sector, so that it is there whole or not at all
-	footerUsed  = 64
+	footerUsed  = 72
 )
 
 // segment is one .log file and its index. It is reference-counted: the log holds
@@ -34,14 +34,18 @@ type segment struct {
 	refs atomic.Int64
 
 	seed   seed         // of its entries' header checksums
-	before place        // what the first entry follows
+	before Place        // what the first entry follows
 	end    atomic.Int64 // position after the last readable entry
 	// checked is the position of the entry that was last found intact, so that
 	// reading the records of one entry in turn sums it once.
 	checked atomic.Int64
 
+	// maxTime is the largest timestamp of its records; noTime without any.
+	maxTime atomic.Int64
+	created int64 // when it was made, in Unix milliseconds
+
 	// The committer's, or with the log's mutex held by others.
-	last   place // after the last entry
+	last   Place // after the last entry
 	sealed bool
 }
 
@@ -58,18 +62,25 @@ func sizeFor(need int64) int64 { return segmentHeaderSize + need + 2*footerSize 
 // footerAt is where the footer of entries that stop at end goes.
 func footerAt(end int64) int64 { return (end + footerSize - 1) &^ (footerSize - 1) }
 
-func putSegmentHeader(b []byte, before place, createdMs int64, storedSeed uint32) {
+// segmentHeader is the decoded header of a segment.
+type segmentHeader struct {
+	before  Place  // what its first entry follows
+	created int64  // Unix milliseconds
+	seed    uint32 // what newSeed makes the seed of its checksums from
+}
+
+func (h *segmentHeader) put(b []byte) {
 	le := binary.LittleEndian
 	b = b[:segmentHeaderSize]
 	clear(b)
 	copy(b[4:12], segmentMagic)
 	le.PutUint32(b[12:], segmentVersion)
-	le.PutUint64(b[16:], before.index)
-	le.PutUint64(b[24:], before.term)
-	le.PutUint64(b[32:], before.offset)
-	le.PutUint64(b[40:], before.chain)
-	le.PutUint64(b[48:], uint64(createdMs))
-	le.PutUint32(b[56:], storedSeed)
+	le.PutUint64(b[16:], h.before.Index)
+	le.PutUint64(b[24:], h.before.Term)
+	le.PutUint64(b[32:], h.before.Offset)
+	le.PutUint64(b[40:], h.before.Chain)
+	le.PutUint64(b[48:], uint64(h.created))
+	le.PutUint32(b[56:], h.seed)
 	le.PutUint32(b, crc32.Checksum(b[4:], castagnoli))
 }
 
@@ -78,62 +89,64 @@ var (
 	errSegmentHeader = errors.New("segment header is damaged")
 )
 
-// parseSegmentHeader returns what the segment's first entry follows, and the seed of
-// its checksums.
-func parseSegmentHeader(b []byte) (before place, s seed, err error) {
+func parseSegmentHeader(b []byte) (h segmentHeader, err error) {
 	if len(b) < segmentHeaderSize {
-		return place{}, 0, errNoSegment
+		return h, errNoSegment
 	}
 	b = b[:segmentHeaderSize]
 	le := binary.LittleEndian
 	sum := le.Uint32(b) == crc32.Checksum(b[4:], castagnoli)
 	switch v := le.Uint32(b[12:]); {
 	case string(b[4:12]) != segmentMagic:
-		return place{}, 0, errNoSegment
+		return h, errNoSegment
 	case !sum:
-		return place{}, 0, errSegmentHeader
+		return h, errSegmentHeader
 	case v != segmentVersion:
-		return place{}, 0, fmt.Errorf("%w: segment version %d, this library knows %d", ErrVersion, v, segmentVersion)
+		return h, fmt.Errorf("%w: segment version %d, this library knows %d", ErrVersion, v, segmentVersion)
 	}
-	before = place{index: le.Uint64(b[16:]), term: le.Uint64(b[24:]), offset: le.Uint64(b[32:]), chain: le.Uint64(b[40:])}
-	return before, newSeed(le.Uint32(b[56:])), nil
+	return segmentHeader{
+		before:  Place{Index: le.Uint64(b[16:]), Term: le.Uint64(b[24:]), Offset: le.Uint64(b[32:]), Chain: le.Uint64(b[40:])},
+		created: int64(le.Uint64(b[48:])),
+		seed:    le.Uint32(b[56:]),
+	}, nil
 }
 
-func putFooter(b []byte, end int64, last place) {
+func putFooter(b []byte, end int64, last Place, maxTime int64) {
 	le := binary.LittleEndian
 	b = b[:footerUsed]
 	clear(b)
 	copy(b[4:12], footerMagic)
 	le.PutUint32(b[12:], segmentVersion)
 	le.PutUint64(b[16:], uint64(end))
-	le.PutUint64(b[24:], last.index)
-	le.PutUint64(b[32:], last.term)
-	le.PutUint64(b[40:], last.offset)
-	le.PutUint64(b[48:], last.chain)
+	le.PutUint64(b[24:], last.Index)
+	le.PutUint64(b[32:], last.Term)
+	le.PutUint64(b[40:], last.Offset)
+	le.PutUint64(b[48:], last.Chain)
+	le.PutUint64(b[56:], uint64(maxTime))
 	le.PutUint32(b, crc32.Checksum(b[4:], castagnoli))
 }
 
 // parseFooter decodes a footer that stands at position at.
-func parseFooter(b []byte, at int64) (end int64, last place, ok bool) {
+func parseFooter(b []byte, at int64) (end int64, last Place, maxTime int64, ok bool) {
 	if len(b) < footerUsed {
-		return 0, place{}, false
+		return 0, Place{}, 0, false
 	}
 	b = b[:footerUsed]
 	le := binary.LittleEndian
 	if string(b[4:12]) != footerMagic || le.Uint32(b[12:]) != segmentVersion || le.Uint32(b) != crc32.Checksum(b[4:], castagnoli) {
-		return 0, place{}, false
+		return 0, Place{}, 0, false
 	}
 	end = int64(le.Uint64(b[16:]))
 	if end <= segmentHeaderSize || footerAt(end) != at {
-		return 0, place{}, false
+		return 0, Place{}, 0, false
 	}
-	return end, place{index: le.Uint64(b[24:]), term: le.Uint64(b[32:]), offset: le.Uint64(b[40:]), chain: le.Uint64(b[48:])}, true
+	return end, Place{Index: le.Uint64(b[24:]), Term: le.Uint64(b[32:]), Offset: le.Uint64(b[40:]), Chain: le.Uint64(b[48:])}, int64(le.Uint64(b[56:])), true
 }
 
 // openSegment maps an existing segment file and reads its header, and its footer
 // if it has one. The index is not opened.
-func openSegment(fsys vfs.FS, path string) (*segment, error) {
-	f, err := fsys.Open(path, true)
+func openSegment(fsys vfs.FS, path string, writable bool) (*segment, error) {
+	f, err := fsys.Open(path, writable)
 	if err != nil {
 		return nil, err
 	}
@@ -148,15 +161,16 @@ func openSegment(fsys vfs.FS, path string) (*segment, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.before, s.seed, err = parseSegmentHeader(s.b); err != nil {
+	h, err := parseSegmentHeader(s.b)
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), s.close())
 	}
-	s.last = s.before
-	s.end.Store(segmentHeaderSize)
+	s.begin(h)
 	if at := size - footerSize; at >= segmentHeaderSize {
-		if end, last, ok := parseFooter(s.b[at:], at); ok {
+		if end, last, maxTime, ok := parseFooter(s.b[at:], at); ok {
 			s.end.Store(end)
 			s.last = last
+			s.maxTime.Store(maxTime)
 			s.sealed = true
 		}
 	}
@@ -169,13 +183,20 @@ func mapSegment(f vfs.File, path string, size int64) (*segment, error) {
 		return nil, errors.Join(fmt.Errorf("map segment: %w", err), f.Close())
 	}
 	s := &segment{path: path, file: f, m: m, b: m.Bytes()}
+	s.maxTime.Store(noTime)
 	s.refs.Store(1)
 	return s, nil
 }
 
+// begin sets what the segment's header says of it.
+func (s *segment) begin(h segmentHeader) {
+	s.before, s.last, s.created, s.seed = h.before, h.before, h.created, newSeed(h.seed)
+	s.end.Store(segmentHeaderSize)
+}
+
 // indexPath is the name of the segment's index file.
 func (s *segment) indexPath() string {
-	return filepath.Join(filepath.Dir(s.path), indexName(s.before.offset))
+	return filepath.Join(filepath.Dir(s.path), indexName(s.before.Offset))
 }
 
 // acquire takes a reference, unless the segment is gone.
@@ -202,7 +223,7 @@ func (s *segment) release() error {
 func (s *segment) close() error {
 	err := errors.Join(s.closeFiles(), s.m.Close())
 	if s.ix != nil {
-		err = errors.Join(err, s.ix.m.Close())
+		err = errors.Join(err, s.ix.close())
 	}
 	return err
 }
@@ -223,27 +244,32 @@ func (s *segment) closeFiles() error {
 }
 
 // coverage describes the segment's index as it is.
-func (s *segment) coverage() indexCoverage { return indexCoverage{end: s.end.Load(), place: s.last} }
+func (s *segment) coverage() indexCoverage {
+	return indexCoverage{end: s.end.Load(), place: s.last, maxTime: s.maxTime.Load()}
+}
 
 // addPoints adds to the index what the entry at position pos calls for: a point
-// at its start, and some inside a long body.
+// at its start, and some inside a long body that is not compressed.
 func (s *segment) addPoints(pos int64, h *entryHeader, body []byte, interval int64) {
 	entry := point{
-		offset: uint32(h.offset - s.before.offset),
-		index:  uint32(h.index - s.before.index - 1),
+		offset: uint32(h.offset - s.before.Offset),
+		index:  uint32(h.index - s.before.Index - 1),
 		entry:  uint32(pos),
+		before: s.maxTime.Load(),
 	}
+	s.maxTime.Store(max(entry.before, h.maxTime(body)))
 	if pos >= s.ix.next {
 		s.ix.add(entry)
 		s.ix.next = pos + interval
 	}
-	if pos+entryHeaderSize+int64(len(body)) < s.ix.next {
+	if h.kind != KindData || pos+entryHeaderSize+int64(len(body)) < s.ix.next {
 		return
 	}
 	r, err := batch.NewReader(body, h.offset)
 	if err != nil {
-		return // readers will say so; the point at its start suffices for them
+		return // the point at its start suffices
 	}
+	entry.before = s.maxTime.Load() // not exact inside the entry, but right
 	for {
 		at := int64(r.Position())
 		offset, ok, err := r.Skip()
@@ -252,7 +278,7 @@ func (s *segment) addPoints(pos int64, h *entryHeader, body []byte, interval int
 		}
 		if abs := pos + entryHeaderSize + at; abs >= s.ix.next {
 			p := entry
-			p.offset = uint32(offset - s.before.offset)
+			p.offset = uint32(offset - s.before.Offset)
 			p.record = uint32(at)
 			s.ix.add(p)
 			s.ix.next = abs + interval
