@@ -4,14 +4,12 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
-	"strconv"
-	"strings"
-	"syscall"
+	"sync"
 
 	"github.com/cespare/xxhash/v2"
 	"github.com/zue-log/zue/storage/batch"
-	"github.com/zue-log/zue/storage/vfs"
 )
 
 const (
@@ -24,24 +22,34 @@ const (
 	maxSpare = 1 << 20
 
 	standaloneTerm = 1 // of entries that no election came before
-	zeroChunk      = 1 << 20
 )
 
 // group is a run of entries that one commit writes and syncs together.
 type group struct {
 	buf     []byte
 	last    int   // where in buf the last entry begins
+	entries int   // how many there are
 	maxTime int64 // the largest timestamp in it
 	before  tail  // the log's tail before the group's first entry
 	after   Place
 	newSize int64         // size of the new segment to begin before it; 0: none
 	newSeed uint32        // what that segment's header stores for its seed
+	grow    bool          // the active segment is to grow to newSize instead
 	done    chan struct{} // closed when err is final; nil if nobody waits for it
 	err     error
 }
 
 // rolls says whether the group begins a segment.
-func (g *group) rolls() bool { return g.newSize != 0 }
+func (g *group) rolls() bool { return g.newSize != 0 && !g.grow }
+
+// await returns what is closed when the group is committed, or has failed. The log's
+// mutex is held.
+func (g *group) await() chan struct{} {
+	if g.done == nil {
+		g.done = make(chan struct{})
+	}
+	return g.done
+}
 
 type committerState int
 
@@ -56,34 +64,28 @@ const (
 // Options.Sync asks. A record whose Timestamp is 0 gets the time of the call.
 // The records' slices are the caller's again on return.
 //
-// Errors: ErrTooLarge, ErrClosed, and those for which IsFull is true: nothing has been
-// appended, and the log is as it was. ErrFailed, with the cause: whether the records
-// are in the log is not known before it is opened again. An error with neither:
-// a new segment could not be made; nothing has been appended.
+// Errors: ErrTooLarge, ErrClosed, ErrReadOnly, and those for which IsFull is true:
+// nothing has been appended, and the log is as it was. ErrFailed, with the cause:
+// whether the records are in the log is not known before it is opened again. An error
+// with none of these: a new segment could not be made; nothing has been appended.
 func (l *Log) Append(records ...Record) (first uint64, err error) {
-	if len(records) == 0 {
-		return 0, errors.New("append: no records")
+	w, pooled, err := l.encode(records)
+	if err != nil {
+		return 0, err
 	}
-	now := l.opts.Executor.Now().UnixMilli()
-	size := batch.Size(records, now)
-	if size > MaxBodyBytes || len(records) > batch.MaxRecords {
-		return 0, fmt.Errorf("append of %d records, %d bytes encoded: %w (at most %d bytes)", len(records), size, ErrTooLarge, MaxBodyBytes)
+	if pooled != nil {
+		defer bodies.Put(pooled)
 	}
 	l.mu.Lock()
-	for l.queued > 0 && l.queued+size > maxQueued && l.usable() == nil {
-		l.changed.Wait()
-	}
-	if err := l.usable(); err != nil {
+	g, first, err := l.enqueue(&w)
+	if err != nil {
 		l.mu.Unlock()
 		return 0, err
 	}
-	g, first := l.enqueue(records, entrySize(uint32(size)), now)
 	if l.commits != committerIdle {
-		if g.done == nil {
-			g.done = make(chan struct{})
-		}
+		done := g.await()
 		l.mu.Unlock()
-		<-g.done
+		<-done
 		return first, g.err
 	}
 	// Nobody is committing: a lone caller does it itself, since handing over
@@ -97,39 +99,293 @@ func (l *Log) Append(records ...Record) (first uint64, err error) {
 	return first, err
 }
 
-// enqueue encodes records, an entry of size bytes, at the tail. l.mu is held.
-func (l *Log) enqueue(records []Record, size int64, now int64) (*group, uint64) {
-	g := l.openGroup(size)
+// Pending is an append that is under way.
+type Pending struct {
+	log   *Log
+	group *group
+	first uint64
+	err   error
+}
+
+// AppendAsync is Append without the wait: the records get their place in the log,
+// and the result says when they are as durable as Options.Sync asks. Appends are
+// durable in the order of their offsets. When 16 MiB are waiting already it waits, or
+// helps, until there is room. The records' slices are the caller's again on return.
+func (l *Log) AppendAsync(records ...Record) Pending {
+	w, pooled, err := l.encode(records)
+	if err != nil {
+		return Pending{err: err}
+	}
+	if pooled != nil {
+		defer bodies.Put(pooled)
+	}
+	return l.submit([]payload{w})
+}
+
+// AppendBatch appends an encoded record batch as one entry, verbatim: body is a Kafka
+// record batch from its attributes on, and checksum the CRC-32C over it, which that
+// format calls crc. Both are verified first (see batch.Check): an error that wraps
+// batch.ErrMalformed, batch.ErrUnsupported or batch.ErrTooLarge says that nothing has
+// been appended. It returns when the batch has its place, as AppendAsync does; body is
+// the caller's again then. Further errors are those of Append.
+func (l *Log) AppendBatch(body []byte, checksum uint32) Pending {
+	if len(body) > MaxBodyBytes {
+		return Pending{err: tooLarge(len(body))}
+	}
+	if got := batch.Checksum(body); got != checksum {
+		return Pending{err: fmt.Errorf("append batch: %w: checksum is %#x, not %#x", batch.ErrMalformed, got, checksum)}
+	}
+	h, err := batch.Check(body, MaxBodyBytes)
+	if err != nil {
+		return Pending{err: fmt.Errorf("append batch: %w", err)}
+	}
+	return l.submit([]payload{{kind: KindData, span: uint32(h.LastOffsetDelta) + 1, size: len(body), body: body, sum: checksum}})
+}
+
+// AppendEntries appends entries whose indexes and terms the caller has decided, as a
+// replica does. Each index must be the next one, and no term less than that before;
+// otherwise the error wraps ErrNotNext and nothing is appended. The checksums are
+// verified, but not the batches: whoever first took them has done it. It returns when
+// the entries have their places, as AppendAsync does; their bodies are the caller's
+// again then. First is the offset of the next record when the first entry was
+// appended. After an error from Wait that is not one of the above some of the entries
+// may have been appended, in order: LastPlace tells, unless the log has failed.
+func (l *Log) AppendEntries(entries ...Entry) Pending {
+	if len(entries) == 0 {
+		return Pending{err: errors.New("append: no entries")}
+	}
+	payloads := make([]payload, len(entries))
+	for i := range entries {
+		var err error
+		if payloads[i], err = replicated(&entries[i]); err != nil {
+			return Pending{err: fmt.Errorf("append entry %d: %w", entries[i].Index, err)}
+		}
+		if i > 0 && (entries[i].Index != entries[i-1].Index+1 || entries[i].Term < entries[i-1].Term) {
+			return Pending{err: fmt.Errorf("append entry %d of term %d behind entry %d of term %d: %w", entries[i].Index,
+				entries[i].Term, entries[i-1].Index, entries[i-1].Term, ErrNotNext)}
+		}
+	}
+	return l.submit(payloads)
+}
+
+// replicated makes the payload of an entry that another log, or a leader, made.
+func replicated(e *Entry) (payload, error) {
+	w := payload{kind: e.Kind, index: e.Index, term: e.Term, size: len(e.Body), body: e.Body, sum: e.Checksum}
+	switch {
+	case e.Index == 0 || e.Term == 0:
+		return w, fmt.Errorf("%w: index and term begin with 1", ErrNotNext)
+	case len(e.Body) > MaxBodyBytes:
+		return w, tooLarge(len(e.Body))
+	case batch.Checksum(e.Body) != e.Checksum:
+		return w, fmt.Errorf("%w: checksum mismatch", batch.ErrMalformed)
+	}
+	switch e.Kind {
+	case KindControl:
+	case KindData:
+		h, err := batch.ParseHeader(e.Body)
+		if err != nil {
+			return w, err
+		}
+		w.span = uint32(h.LastOffsetDelta) + 1
+	default:
+		return w, fmt.Errorf("%w: %s", batch.ErrUnsupported, e.Kind)
+	}
+	if w.body == nil {
+		w.body = []byte{}
+	}
+	return w, nil
+}
+
+func tooLarge(n int) error {
+	return fmt.Errorf("append of %d bytes: %w (at most %d bytes)", n, ErrTooLarge, MaxBodyBytes)
+}
+
+// First returns the offset that the first record has, or will have if the append
+// succeeds.
+func (p Pending) First() uint64 { return p.first }
+
+// Done returns a channel that is closed when Wait will not block. It is nil, which
+// blocks for ever, if the append was refused at once: call Wait.
+func (p Pending) Done() <-chan struct{} {
+	if p.group == nil {
+		return nil
+	}
+	return p.group.done
+}
+
+// Wait returns what Append would have, when it is known. It may be called more than
+// once, and concurrently.
+func (p Pending) Wait() (first uint64, err error) {
+	if p.group == nil {
+		return p.first, p.err
+	}
+	select {
+	case <-p.group.done:
+	default:
+		p.log.help(p.group)
+		<-p.group.done
+	}
+	return p.first, p.group.err
+}
+
+// help commits up to g in the caller's goroutine, if the task that should do it has
+// not begun.
+func (l *Log) help(g *group) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.commits != committerPending {
+		return
+	}
+	l.commits = committerRunning
+	for len(l.queue) > 0 {
+		last := l.queue[0] == g
+		l.commitFirst()
+		l.changed.Broadcast()
+		if last {
+			break
+		}
+	}
+	l.handOver()
+}
+
+// submit queues payloads, none if the first is refused, and has them committed.
+func (l *Log) submit(payloads []payload) Pending {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	p := Pending{log: l}
+	for i := range payloads {
+		g, first, err := l.enqueue(&payloads[i])
+		if err != nil && p.group != nil && p.group.err != nil {
+			return p // which says why
+		}
+		if err != nil {
+			return Pending{err: err}
+		}
+		if i == 0 {
+			p.first = first
+		}
+		p.group = g
+		g.await()
+		if l.commits == committerIdle {
+			l.handOver()
+		}
+	}
+	return p
+}
+
+// bodies are buffers for compressed bodies.
+var bodies = sync.Pool{New: func() any { return new([]byte) }}
+
+// encode checks records and makes their payload: they are encoded later, right into
+// their group, unless they are to be compressed. Then the body is in pooled, a buffer
+// to be given back to bodies.
+func (l *Log) encode(records []Record) (w payload, pooled *[]byte, err error) {
+	if len(records) == 0 {
+		return w, nil, errors.New("append: no records")
+	}
+	w = payload{kind: KindData, span: uint32(len(records)), records: records, now: l.opts.Executor.Now().UnixMilli()}
+	w.size = batch.Size(records, w.now)
+	if w.size > MaxBodyBytes || len(records) > batch.MaxRecords {
+		return w, nil, tooLarge(w.size)
+	}
+	if l.opts.Compression == batch.CodecNone {
+		return w, nil, nil
+	}
+	pooled = bodies.Get().(*[]byte)
+	*pooled, err = batch.AppendCompressed((*pooled)[:0], records, w.now, l.opts.Compression)
+	if err != nil {
+		return w, nil, fmt.Errorf("append: %w", err)
+	}
+	w.body, w.size, w.sum, w.records = *pooled, len(*pooled), batch.Checksum(*pooled), nil
+	return w, pooled, nil
+}
+
+// enqueue gives w its place in the log and puts it into a group, which it returns with
+// the offset of w's first record. l.mu is held, and let go of while there is no room.
+func (l *Log) enqueue(w *payload) (*group, uint64, error) {
+	size := entrySize(uint32(w.size))
+	if err := l.admit(size); err != nil {
+		return nil, 0, err
+	}
 	p := l.tail.place
+	if w.index != 0 && (w.index != p.Index+1 || w.term < p.Term) {
+		return nil, 0, fmt.Errorf("append entry %d of term %d behind entry %d of term %d: %w", w.index, w.term, p.Index, p.Term, ErrNotNext)
+	}
+	g, err := l.openGroup(size)
+	if err != nil {
+		return nil, 0, err
+	}
 	g.last = len(g.buf)
-	w := payload{kind: KindData, span: uint32(len(records)), records: records, now: now}
-	g.buf, g.after = appendEntry(g.buf, l.tail.seed, p, l.durable.Load(), &w)
-	g.maxTime = max(g.maxTime, batchMaxTime(g.buf[g.last+entryHeaderSize:]))
+	g.buf, g.after = appendEntry(g.buf, l.tail.seed, p, l.durable.Load(), w)
+	if w.kind == KindData {
+		g.maxTime = max(g.maxTime, batchMaxTime(g.buf[g.last+entryHeaderSize:]))
+	}
+	g.entries++
 	l.tail.place = g.after
 	l.tail.pos += size
-	l.queued += len(g.buf) - g.last
-	return g, p.Offset
+	l.queued += int(size)
+	return g, p.Offset, nil
+}
+
+// admit waits until there is room for size bytes in the queue. l.mu is held, and let
+// go of in between.
+func (l *Log) admit(size int64) error {
+	for {
+		if err := l.usable(); err != nil {
+			return err
+		}
+		switch {
+		case l.paused > 0:
+			l.changed.Wait()
+		case l.queued == 0 || l.queued+int(size) <= maxQueued:
+			return nil
+		case l.commits == committerRunning:
+			l.changed.Wait()
+		default:
+			l.commitAll() // nobody does: whoever outruns the disk works itself
+		}
+	}
 }
 
 // openGroup returns the group that an entry of size bytes joins. l.mu is held.
-func (l *Log) openGroup(size int64) *group {
-	fits := l.tail.pos+size <= l.tail.room
+func (l *Log) openGroup(size int64) (*group, error) {
+	fits := l.tail.pos+size <= l.tail.room && !l.aged()
 	if n := len(l.queue); n > 0 && fits && len(l.queue[n-1].buf)+int(size) <= maxGroup {
-		return l.queue[n-1]
+		return l.queue[n-1], nil
+	}
+	before := l.tail
+	var newSize int64
+	var newSeedValue uint32
+	var grow bool
+	if !fits {
+		// A segment without a record would have the same name as the next.
+		if grow = before.room > 0 && before.place.Offset == before.start; grow {
+			newSize = max(2*(before.room+2*footerSize), sizeFor(before.pos-segmentHeaderSize+size))
+			if newSize > math.MaxUint32 {
+				return nil, fmt.Errorf("append at offset %d: %w: the segment is full of control entries", before.place.Offset, ErrTooLarge)
+			}
+			l.tail.room = room(newSize)
+		} else {
+			newSize = max(l.opts.SegmentBytes, sizeFor(size))
+			newSeedValue = l.drawSeed()
+			l.tail = tail{place: before.place, pos: segmentHeaderSize, room: room(newSize), seed: newSeed(newSeedValue),
+				start: before.place.Offset, created: l.opts.Executor.Now().UnixMilli()}
+		}
 	}
 	g := l.spare
 	l.spare = nil
 	if g == nil {
 		g = new(group)
 	}
-	*g = group{buf: g.buf[:0], before: l.tail, maxTime: noTime}
-	if !fits {
-		g.newSize = max(l.opts.SegmentBytes, sizeFor(size))
-		g.newSeed = l.drawSeed()
-		l.tail.pos, l.tail.room, l.tail.seed = segmentHeaderSize, room(g.newSize), newSeed(g.newSeed)
-	}
+	*g = group{buf: g.buf[:0], before: before, maxTime: noTime, newSize: newSize, newSeed: newSeedValue, grow: grow}
 	l.queue = append(l.queue, g)
-	return g
+	return g, nil
+}
+
+// aged says whether the active segment is too old to be written to. l.mu is held.
+func (l *Log) aged() bool {
+	return l.opts.SegmentAge > 0 && l.tail.place.Offset > l.tail.start &&
+		l.opts.Executor.Now().UnixMilli()-l.tail.created >= l.opts.SegmentAge.Milliseconds()
 }
 
 // drawSeed draws the seed of a new segment from the clock and the log's chain, which
@@ -170,13 +426,23 @@ func (l *Log) commitAll() {
 	l.changed.Broadcast()
 }
 
-// drain commits what is queued. The log is closed: nothing joins. l.mu is held,
-// and let go of in between.
-func (l *Log) drain() {
-	for l.commits == committerRunning {
-		l.changed.Wait()
+// quiesce waits until nothing is being appended, synced, sealed or removed, and keeps
+// appends out until resume is called. l.mu is held, and let go of in between.
+func (l *Log) quiesce() (resume func()) {
+	l.paused++
+	for {
+		switch {
+		case l.commits == committerRunning || l.syncing:
+			l.changed.Wait()
+		case len(l.queue) > 0:
+			l.commitAll()
+		default:
+			return func() {
+				l.paused--
+				l.changed.Broadcast()
+			}
+		}
 	}
-	l.commitAll()
 }
 
 // commitFirst commits the first group of the queue and answers those who wait
@@ -199,11 +465,7 @@ func (l *Log) commitFirst() {
 	if g.err != nil {
 		l.abandon(g)
 	} else {
-		l.written = g.after
-		if l.opts.Sync.always() {
-			l.markDurable(g.after.Index)
-		}
-		l.arm()
+		l.committedGroup(g)
 	}
 	if cap(g.buf) > maxSpare {
 		g.buf = nil
@@ -217,6 +479,22 @@ func (l *Log) commitFirst() {
 	}
 }
 
+// committedGroup notes that g is in the log. l.mu is held.
+func (l *Log) committedGroup(g *group) {
+	l.written = g.after
+	l.counts.Groups++
+	l.counts.Entries += uint64(g.entries)
+	l.counts.Records += g.after.Offset - g.before.place.Offset
+	l.counts.Bytes += uint64(len(g.buf))
+	if l.opts.Sync.always() {
+		l.markDurable(g.after.Index)
+	}
+	if l.opts.ManualCommit {
+		l.showCommitted()
+	}
+	l.arm()
+}
+
 // abandon takes back g, which failed, and the groups behind it, which stand on
 // it. l.mu is held.
 func (l *Log) abandon(g *group) {
@@ -228,292 +506,4 @@ func (l *Log) abandon(g *group) {
 	}
 	clear(l.queue)
 	l.queue = l.queue[:0]
-}
-
-// commit writes g, makes it as durable as it is to be, and shows it to readers.
-// An error that is not final has left everything as it was.
-func (l *Log) commit(g *group) (final bool, err error) {
-	s := l.active
-	if g.rolls() {
-		if s, err = l.newSegment(g); err != nil {
-			return false, fmt.Errorf("begin a segment at offset %d: %w", g.before.place.Offset, err)
-		}
-	}
-	if err := l.write(g, s); err != nil {
-		if g.rolls() {
-			err = errors.Join(err, s.release())
-		}
-		return true, err
-	}
-	l.index(s, g, s.end.Load())
-	s.end.Add(int64(len(g.buf)))
-	s.last = g.after
-	if g.rolls() {
-		l.activate(s)
-	}
-	l.end.Store(g.after.Offset)
-	return false, nil
-}
-
-// write puts g into s, durably where the policy asks for that. A segment that g
-// begins is durable under every policy, its header, its first entries and then its
-// name: a named segment has them, whatever crashes.
-func (l *Log) write(g *group, s *segment) error {
-	// When the group formed, the one before it was not durable yet.
-	stamp(g.buf[g.last:], s.seed, l.durable.Load())
-	if _, err := s.file.WriteAt(g.buf, s.end.Load()); err != nil {
-		return fmt.Errorf("append at offset %d to %s: %w", g.before.place.Offset, s.path, err)
-	}
-	if l.opts.Sync.always() || g.rolls() {
-		if err := s.file.Sync(); err != nil {
-			return fmt.Errorf("append at offset %d to %s: %w", g.before.place.Offset, s.path, err)
-		}
-	}
-	if g.rolls() {
-		if err := l.name(s); err != nil {
-			return fmt.Errorf("begin a segment at offset %d: %w", g.before.place.Offset, err)
-		}
-	}
-	return nil
-}
-
-// index adds the points of g, which stands at pos of s.
-func (l *Log) index(s *segment, g *group, pos int64) {
-	interval := int64(l.opts.IndexInterval)
-	if pos+int64(len(g.buf)) < s.ix.next {
-		s.maxTime.Store(max(s.maxTime.Load(), g.maxTime))
-		return // every place in it is short of the next point
-	}
-	for at := 0; at < len(g.buf); {
-		h, err := parseEntryHeader(g.buf[at:], s.seed)
-		if err != nil {
-			return // cannot be: it was encoded here; readers walk further instead
-		}
-		body := g.buf[at+entryHeaderSize:][:h.bodyLen]
-		s.addPoints(pos+int64(at), &h, body, interval)
-		at += int(entrySize(h.bodyLen))
-	}
-}
-
-// readySegment is a segment file without a header or a name.
-type readySegment struct {
-	file vfs.File
-	path string
-	size int64
-}
-
-// newSegment makes the segment that g begins: a file with a header, not yet under its
-// name, and an empty index. After an error nothing is left of it.
-func (l *Log) newSegment(g *group) (*segment, error) {
-	p, size := g.before.place, g.newSize
-	l.mu.Lock()
-	r := l.ready
-	if r != nil && r.size == size {
-		l.ready = nil
-	} else {
-		r = nil
-	}
-	path := l.tempName()
-	l.mu.Unlock()
-	if r == nil {
-		var err error
-		if r, err = l.makeReady(path, size, false); err != nil {
-			return nil, err
-		}
-	}
-	var header [segmentHeaderSize]byte
-	h := segmentHeader{before: p, created: l.opts.Executor.Now().UnixMilli(), seed: g.newSeed}
-	h.put(header[:])
-	if _, err := r.file.WriteAt(header[:], 0); err != nil {
-		return nil, errors.Join(err, r.file.Close(), l.fs.Remove(r.path))
-	}
-	s, err := mapSegment(r.file, r.path, r.size)
-	if err != nil {
-		return nil, errors.Join(err, l.fs.Remove(r.path))
-	}
-	s.begin(h)
-	s.ix, err = createIndex(l.fs, l.path(indexName(p.Offset)), indexCapacity(size, l.opts.IndexInterval))
-	if err != nil {
-		return nil, errors.Join(err, s.release(), l.fs.Remove(r.path))
-	}
-	return s, nil
-}
-
-// name gives s, whose first entries are written, its name.
-func (l *Log) name(s *segment) error {
-	path := l.path(segmentName(s.before.Offset))
-	if err := l.fs.Rename(s.path, path); err != nil {
-		return err
-	}
-	s.path = path
-	return l.fs.SyncDir(l.dir)
-}
-
-// activate makes s the active segment, has the one before it sealed and the one
-// after it prepared.
-func (l *Log) activate(s *segment) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	old := l.active
-	l.active = s
-	l.publish(s)
-	if old != nil && !old.sealed {
-		l.background(0, l.sealRolled)
-	}
-	l.prepareNext()
-}
-
-// prepareNext has the next segment's file made in the background. l.mu is held.
-func (l *Log) prepareNext() {
-	if l.ready != nil || l.preparing {
-		return
-	}
-	l.preparing = true
-	path := l.tempName()
-	l.background(0, func() {
-		r, err := l.makeReady(path, l.opts.SegmentBytes, l.opts.Sync.always())
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		l.preparing = false
-		if err == nil {
-			l.ready = r
-		} else if !errors.Is(err, ErrClosed) {
-			// The append that needs the segment tries again, and reports.
-			l.opts.Logger.Warn("could not prepare the next segment", "dir", l.dir, "err", err)
-		}
-	})
-}
-
-// tempName names a new temporary file. l.mu is held.
-func (l *Log) tempName() string {
-	l.temps++
-	return l.path(tempPrefix + strconv.Itoa(l.temps) + tempSuffix)
-}
-
-// isTemp says whether tempName makes such names.
-func isTemp(name string) bool {
-	n, ok := strings.CutPrefix(name, tempPrefix)
-	n, dot := strings.CutSuffix(n, tempSuffix)
-	_, err := strconv.ParseUint(n, 10, 64)
-	return ok && dot && err == nil
-}
-
-// makeReady makes a segment file with blocks of its own. If it is to be filled
-// with zeros, later syncs need not tell the file system that its blocks have
-// become used: an fdatasync of 4 KiB takes half the time.
-func (l *Log) makeReady(path string, size int64, fill bool) (*readySegment, error) {
-	f, err := l.fs.Create(path)
-	if err != nil {
-		return nil, err
-	}
-	if err = f.Allocate(size); err == nil && fill {
-		if err = writeZeros(f, 0, size, l.closing); err == nil {
-			err = f.Sync()
-		}
-	}
-	if err != nil {
-		return nil, errors.Join(err, f.Close(), l.fs.Remove(path))
-	}
-	return &readySegment{f, path, size}, nil
-}
-
-// sealRolled seals the segments before the active one, oldest first, so that a
-// footer says of all entries before it, too, that they are durable.
-func (l *Log) sealRolled() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	// A sync that fails is reported to one caller only: not while another runs,
-	// and not after one has failed.
-	for l.syncing {
-		l.changed.Wait()
-	}
-	for _, s := range *l.segments.Load() {
-		if s.sealed || s == l.active || l.failed != nil {
-			continue
-		}
-		l.syncing = true
-		l.mu.Unlock()
-		err := l.seal(s)
-		l.mu.Lock()
-		l.syncing = false
-		l.changed.Broadcast()
-		if err != nil {
-			_ = l.fail(fmt.Errorf("seal %s: %w", s.path, err))
-			return
-		}
-		s.sealed = true
-		l.markDurable(s.last.Index)
-	}
-}
-
-// seal closes s for good: everything in it durable, the index complete, the file
-// cut to size behind a footer. It is no longer written to.
-func (l *Log) seal(s *segment) error {
-	if err := s.file.Sync(); err != nil {
-		return err
-	}
-	if err := s.ix.seal(s.coverage()); err != nil {
-		return err
-	}
-	end := s.end.Load()
-	footer := make([]byte, footerSize)
-	putFooter(footer, end, s.last, s.maxTime.Load())
-	if _, err := s.file.WriteAt(footer, footerAt(end)); err != nil {
-		return err
-	}
-	if err := s.file.Truncate(footerAt(end) + footerSize); err != nil {
-		return err
-	}
-	if err := s.file.Sync(); err != nil {
-		return err
-	}
-	return s.closeFiles()
-}
-
-// arm sees to the sync that an interval asks for. l.mu is held.
-func (l *Log) arm() {
-	d := l.opts.Sync.interval
-	if d == 0 || l.armed.sync {
-		return
-	}
-	l.armed.sync = true
-	l.background(d, func() {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		l.armed.sync = false
-		_ = l.syncLocked() // a failure is in l.failed
-	})
-}
-
-// armIdle has the durable mark saved once nothing has been made durable for
-// idleAfter. l.mu is held.
-func (l *Log) armIdle() {
-	if l.armed.idle {
-		return
-	}
-	l.armed.idle = true
-	seen := l.durable.Load()
-	l.background(idleAfter, func() {
-		l.mu.Lock()
-		l.armed.idle = false
-		idle := l.durable.Load() == seen
-		if !idle {
-			l.armIdle()
-		}
-		idle = idle && l.failed == nil
-		l.mu.Unlock()
-		if !idle {
-			return
-		}
-		if err := l.saveDurable(); err != nil {
-			// Without it recovery can tell less.
-			l.opts.Logger.Warn("could not save the durable mark", "dir", l.dir, "err", err)
-		}
-	})
-}
-
-// IsFull reports whether err says that a disk, or a quota, is full and nothing else is
-// wrong: appends work again when there is space.
-func IsFull(err error) bool {
-	return !errors.Is(err, ErrFailed) && (errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT))
 }

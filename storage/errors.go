@@ -3,6 +3,7 @@ package storage
 import (
 	"errors"
 	"fmt"
+	"syscall"
 )
 
 var (
@@ -15,6 +16,15 @@ var (
 	ErrVersion = errors.New("unknown format version")
 	// ErrClosed is returned by calls on a log that was closed.
 	ErrClosed = errors.New("log is closed")
+	// ErrReadOnly is returned by calls that would change a log which was opened
+	// with Options.ReadOnly.
+	ErrReadOnly = errors.New("log is open for reading only")
+	// ErrNotNext is wrapped by the error for an entry whose index is not the next
+	// one, or whose term is less than that of the entry before.
+	ErrNotNext = errors.New("entry is not the next one")
+	// ErrCommitted is wrapped by the error for a truncation that would take back
+	// committed entries.
+	ErrCommitted = errors.New("entries are committed")
 	// ErrFailed is wrapped, with the cause, by every append after a write or a
 	// sync went wrong: what is on disk is unknown until the log is opened
 	// again. The append that saw it happen may or may not be in the log then.
@@ -59,3 +69,9 @@ func (e *CorruptionError) Error() string {
 
 // Unwrap returns ErrCorrupt.
 func (e *CorruptionError) Unwrap() error { return ErrCorrupt }
+
+// IsFull reports whether err says that a disk, or a quota, is full and nothing else is
+// wrong: appends work again when there is space.
+func IsFull(err error) bool {
+	return !errors.Is(err, ErrFailed) && (errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT))
+}

@@ -204,15 +204,109 @@ func parsePoint(b []byte) point {
 }
 
 // find returns the last point whose offset is at most offset; without one, the
-// segment's first entry.
-func (ix *index) find(offset uint32) point {
-	n := sort.Search(int(ix.count.Load()), func(i int) bool {
-		return binary.LittleEndian.Uint32(ix.b[indexHeaderSize+i*pointSize:]) > offset
-	})
+// segment's first entry. If the entries from there to the next point look as if they
+// were all of one size, guess is where the entry that holds the offset is then, else
+// it is 0: to walk there would be a cache miss per entry.
+func (ix *index) find(offset uint32) (p point, guess int64) {
+	n := ix.search(pointOffset, offset)
 	if n == 0 {
-		return point{entry: segmentHeaderSize}
+		return point{entry: segmentHeaderSize}, 0
 	}
-	return ix.point(n - 1)
+	p = ix.point(n - 1)
+	if int64(n) >= ix.count.Load() || p.record > 0 {
+		return p, 0
+	}
+	q := ix.point(n)
+	if q.record > 0 || q.offset <= p.offset {
+		return p, 0
+	}
+	span := q.offset - p.offset
+	if size := (q.entry - p.entry) / span; size*span == q.entry-p.entry && size%entryAlign == 0 {
+		guess = int64(p.entry) + int64(offset-p.offset)*int64(size)
+	}
+	return p, guess
+}
+
+// findIndex returns the position of the last entry that has a point and whose
+// index, less the segment's first, is at most index.
+func (ix *index) findIndex(index uint32) int64 {
+	if n := ix.search(pointIndex, index); n > 0 {
+		return int64(ix.point(n - 1).entry)
+	}
+	return segmentHeaderSize
+}
+
+// lastBefore returns the position of the last entry before end that has a point. The
+// committer adds points before it moves the segment's end.
+func (ix *index) lastBefore(end int64) int64 {
+	for i := int(ix.count.Load()) - 1; i >= 0; i-- {
+		if at := int64(ix.point(i).entry); at < end {
+			return at
+		}
+	}
+	return segmentHeaderSize
+}
+
+// findTime returns the position of an entry such that no record of those before it
+// has a timestamp of at least ms: the last such that has a point.
+func (ix *index) findTime(ms int64) int64 {
+	n := sort.Search(int(ix.count.Load()), func(i int) bool { return ix.point(i).before >= ms })
+	if n > 0 {
+		return int64(ix.point(n - 1).entry)
+	}
+	return segmentHeaderSize
+}
+
+// The fields of a point that are searched for, by their position in it.
+const (
+	pointOffset = 0
+	pointIndex  = 4
+)
+
+// search returns the number of points whose field, which ascends, is at most v. It
+// begins where v would be if the field ascended evenly, which is nearly so as a rule
+// and spares most of the cache misses of a binary search.
+func (ix *index) search(field int, v uint32) int {
+	b := ix.b[indexHeaderSize+field:]
+	n := int(ix.count.Load())
+	at := func(i int) uint32 { return binary.LittleEndian.Uint32(b[i*pointSize:]) }
+	if n == 0 || at(0) > v {
+		return 0
+	}
+	first, last := at(0), at(n-1)
+	if last <= v {
+		return n
+	}
+	// From here on at(lo) <= v < at(hi).
+	lo, hi := 0, n-1
+	guess := int(uint64(v-first) * uint64(n-1) / uint64(last-first))
+	if at(guess) <= v {
+		lo = guess
+		for step := 1; lo+step < hi; step *= 2 {
+			if at(lo+step) > v {
+				hi = lo + step
+				break
+			}
+			lo += step
+		}
+	} else {
+		hi = guess
+		for step := 1; hi-step > lo; step *= 2 {
+			if at(hi-step) <= v {
+				lo = hi - step
+				break
+			}
+			hi -= step
+		}
+	}
+	for hi-lo > 1 {
+		if m := (lo + hi) / 2; at(m) <= v {
+			lo = m
+		} else {
+			hi = m
+		}
+	}
+	return lo + 1
 }
 
 func (ix *index) close() error {

@@ -29,10 +29,6 @@ const (
 	tempSuffix = ".tmp"
 )
 
-// idleAfter is how long a log has been left alone when it notes how far it is
-// durable, so that damage found later is not taken for a torn write.
-const idleAfter = time.Second
-
 // Log is an append-only log in a directory. Its methods may be called
 // concurrently. Readers take no lock that appends take.
 type Log struct {
@@ -46,7 +42,14 @@ type Log struct {
 	// read. segments is replaced, never changed.
 	segments atomic.Pointer[[]*segment]
 	end      atomic.Uint64
-	done     atomic.Bool // Close has been called
+	first    atomic.Pointer[Place] // what the first entry kept follows
+	// epoch tells readers that the log's end was cut off: see beginCut.
+	epoch atomic.Uint64
+	grown notifier    // of end, epoch and done
+	unzip unzipped    // the last compressed body that was read
+	done  atomic.Bool // Close has been called
+
+	syncs, syncTime, corruptions atomic.Int64
 
 	// durable is the index up to which all entries are known to be durable.
 	durable atomic.Uint64
@@ -61,13 +64,17 @@ type Log struct {
 	queued    int // bytes in queue
 	commits   committerState
 	spare     *group // to be used again, for its buffer
+	paused    int    // that many keep appends out
 	written   Place  // after the last entry written
+	committed uint64 // what Commit was told
+	shown     uint64 // the last committed entry that readers see
+	counts    Metrics
 	failed    error
 	closed    bool
 	tasks     map[*task]struct{}
 	ready     *readySegment             // the next segment's file, if it is made already
 	temps     int                       // how many temporary files have been named
-	syncing   bool                      // a Sync, or a sealing, is under way
+	syncing   bool                      // a Sync, a sealing or a removal is under way
 	preparing bool                      // a task makes the next segment's file
 	armed     struct{ sync, idle bool } // is such a task on its way?
 
@@ -89,7 +96,7 @@ type tail struct {
 
 // Open opens the log in dir, creating both if there is none, and recovers what a
 // crash left: it cuts off what was never made durable (see [Log.Recovery]) and
-// makes the rest so. It fails with an error that wraps
+// makes the rest so. With Options.ReadOnly it changes nothing. It fails with an error that wraps
 //   - vfs.ErrLocked if another process, or another Log of this one, has dir open,
 //   - ErrCorrupt (a *CorruptionError) if bytes that were durable are damaged
 //     where the log must be scanned; no segment is changed then,
@@ -102,16 +109,28 @@ func Open(dir string, opts Options) (*Log, error) {
 	l := &Log{dir: dir, opts: opts, fs: opts.FS, tasks: map[*task]struct{}{}}
 	l.changed.L = &l.mu
 	if err := l.open(); err != nil {
+		var damage *CorruptionError
+		if errors.As(err, &damage) {
+			l.sawCorruption(damage)
+		}
 		return nil, errors.Join(fmt.Errorf("open log in %s: %w", dir, err), l.release())
+	}
+	if hook := opts.Events.Recovered; hook != nil {
+		hook(l.recovery)
 	}
 	return l, nil
 }
 
 func (l *Log) open() error {
-	if err := l.fs.MkdirAll(l.dir); err != nil {
-		return err
+	if !l.opts.ReadOnly {
+		if err := l.fs.MkdirAll(l.dir); err != nil {
+			return err
+		}
 	}
-	lock, err := l.fs.Lock(l.path(lockName))
+	lock, err := l.fs.Lock(l.path(lockName), l.opts.ReadOnly)
+	if l.opts.ReadOnly && errors.Is(err, fs.ErrNotExist) {
+		err = nil // a copy without its lock: nobody writes to it
+	}
 	if err != nil {
 		return err
 	}
@@ -122,18 +141,25 @@ func (l *Log) open() error {
 	if err := l.recover(); err != nil {
 		return err
 	}
+	if l.opts.ReadOnly {
+		return nil
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.prepareNext()
+	l.armRetention()
 	return nil
 }
 
 // openState opens the state file, or makes one.
 func (l *Log) openState() (err error) {
 	path := l.path(stateName)
-	l.state, err = openState(l.fs, path, true)
-	if errors.Is(err, fs.ErrNotExist) {
+	l.state, err = openState(l.fs, path, !l.opts.ReadOnly)
+	if errors.Is(err, fs.ErrNotExist) && !l.opts.ReadOnly {
 		l.state, err = createState(l.fs, l.dir, path)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		l.state, err = &stateFile{path: path}, nil // recovery says so
 	}
 	return err
 }
@@ -142,16 +168,49 @@ func (l *Log) path(name string) string { return filepath.Join(l.dir, name) }
 
 // FirstOffset returns the offset of the first record kept; the end offset if
 // there is none.
-func (l *Log) FirstOffset() uint64 {
-	if segments := *l.segments.Load(); len(segments) > 0 {
-		return segments[0].before.Offset
-	}
-	return l.end.Load()
-}
+func (l *Log) FirstOffset() uint64 { return l.first.Load().Offset }
 
 // EndOffset returns the offset after the last readable record: under SyncAlways
-// the last durable one, else the last appended one.
+// the last durable one, else the last appended one; with Options.ManualCommit the last
+// of those that is committed, too.
 func (l *Log) EndOffset() uint64 { return l.end.Load() }
+
+// FirstPlace returns what the first entry kept follows.
+func (l *Log) FirstPlace() Place { return *l.first.Load() }
+
+// LastPlace returns where the log ends: what the next entry will follow, once all that
+// are pending are appended. Under SyncAlways the entries before it are durable.
+func (l *Log) LastPlace() Place {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.written
+}
+
+// State returns a copy of what SetState was last given; nil if it never was.
+func (l *Log) State() []byte {
+	l.stateMu.Lock()
+	defer l.stateMu.Unlock()
+	return slices.Clone(l.state.now.user)
+}
+
+// SetState keeps b, at most MaxStateBytes long, in the log's directory for its user,
+// durably: after a crash either b is there or what was before. Replication keeps its
+// term and vote there. It costs two syncs.
+func (l *Log) SetState(b []byte) error {
+	if len(b) > MaxStateBytes {
+		return fmt.Errorf("set state of %d bytes: %w (at most %d bytes)", len(b), ErrTooLarge, MaxStateBytes)
+	}
+	l.mu.Lock()
+	closed := l.closed
+	l.mu.Unlock()
+	switch {
+	case closed:
+		return ErrClosed
+	case l.opts.ReadOnly:
+		return ErrReadOnly
+	}
+	return l.saveState(func(s *state) { s.user = slices.Clone(b) })
+}
 
 // Sync makes durable what was appended before the call. It fails if the log has
 // failed.
@@ -160,6 +219,9 @@ func (l *Log) Sync() error {
 	defer l.mu.Unlock()
 	if l.closed {
 		return ErrClosed
+	}
+	if l.opts.ReadOnly {
+		return ErrReadOnly
 	}
 	return l.syncLocked()
 }
@@ -184,7 +246,7 @@ func (l *Log) syncLocked() error {
 	l.mu.Unlock()
 	var err error
 	for _, s := range unsealed {
-		err = errors.Join(err, s.file.Sync())
+		err = errors.Join(err, l.timedSync(s, s.end.Load()))
 	}
 	l.mu.Lock()
 	l.syncing = false
@@ -196,7 +258,20 @@ func (l *Log) syncLocked() error {
 		return l.failed
 	}
 	l.markDurable(target.Index)
+	l.noteDurable()
 	return nil
+}
+
+// noteDurable saves the durable mark as far as that costs no wait: it outlives the
+// process, so that the next open need not doubt what was synced. l.mu is held.
+func (l *Log) noteDurable() {
+	if !l.stateMu.TryLock() {
+		return
+	}
+	defer l.stateMu.Unlock()
+	if durable := l.durable.Load(); l.state.mark < durable {
+		_ = l.state.saveMark(durable, false) // without it recovery can tell less
+	}
 }
 
 // markDurable raises the durable mark. l.mu is held.
@@ -212,14 +287,20 @@ func (l *Log) fail(err error) error {
 	if l.failed == nil {
 		l.failed = fmt.Errorf("%w: %w", ErrFailed, err)
 		l.opts.Logger.Error("log failed; no appends until it is opened again", "dir", l.dir, "err", err)
+		if hook := l.opts.Events.Failed; hook != nil {
+			hook(l.failed)
+		}
 	}
 	return l.failed
 }
 
 // usable says why the log takes no appends. l.mu is held.
 func (l *Log) usable() error {
-	if l.closed {
+	switch {
+	case l.closed:
 		return ErrClosed
+	case l.opts.ReadOnly:
+		return ErrReadOnly
 	}
 	return l.failed
 }
@@ -235,11 +316,14 @@ func (l *Log) Close() error {
 	l.closed = true
 	l.done.Store(true)
 	l.changed.Broadcast()
-	l.drain()
+	l.grown.notify()
+	l.quiesce()
 	l.stopTasks()
-	err := l.syncLocked()
-	if err == nil {
-		err = l.saveClean()
+	var err error
+	if !l.opts.ReadOnly {
+		if err = l.syncLocked(); err == nil {
+			err = l.saveClean()
+		}
 	}
 	l.mu.Unlock()
 	if err = errors.Join(err, l.release()); err != nil {
@@ -282,14 +366,14 @@ func (l *Log) saveDurable() error {
 func (l *Log) release() error {
 	var err error
 	if l.ready != nil {
-		err = errors.Join(err, l.ready.file.Close(), l.fs.Remove(l.ready.path))
+		err = errors.Join(err, l.ready.discard(l.fs))
 	}
 	if segments := l.segments.Load(); segments != nil {
 		for _, s := range *segments {
 			err = errors.Join(err, s.release())
 		}
 	}
-	if l.state != nil {
+	if l.state != nil && l.state.file != nil {
 		err = errors.Join(err, l.state.file.Close())
 	}
 	if l.lock != nil {
@@ -346,7 +430,6 @@ func (l *Log) stopTasks() {
 	}
 }
 
-// publish makes s the last of the segments that readers see.
-func (l *Log) publish(s *segment) {
-	l.segments.Store(new(append(slices.Clone(*l.segments.Load()), s)))
-}
+// publish makes segments, which nobody changes any more, those that readers see. l.mu
+// is held.
+func (l *Log) publish(segments []*segment) { l.segments.Store(&segments) }

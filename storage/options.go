@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/zue-log/zue/storage/batch"
 	"github.com/zue-log/zue/storage/executor"
 	"github.com/zue-log/zue/storage/vfs"
 )
@@ -39,6 +40,26 @@ type Options struct {
 	// whole entry is passed over. Any number of processes may have a log open
 	// so, while none has it open for writing.
 	ReadOnly bool
+	// SegmentAge is how old a segment gets before an append begins a new one, so
+	// that retention can remove it. A log that nobody appends to keeps its last
+	// segment. Default, 0: no limit.
+	SegmentAge time.Duration
+	// RetentionBytes is how large all segment files together may become before
+	// the oldest are removed, whole. Default, 0: no limit.
+	RetentionBytes int64
+	// RetentionAge is how old the newest record of a segment, by its timestamp,
+	// gets before the segment is removed. Default, 0: no limit.
+	RetentionAge time.Duration
+	// Compression is what Append and AppendAsync compress the records of one
+	// call with, if that makes them smaller. Readers see no difference. Default:
+	// batch.CodecNone.
+	Compression batch.Codec
+	// ManualCommit lets readers see only what Commit has been told to be
+	// committed: for a log whose entries can still be taken back when they are
+	// durable here, as those of a replica.
+	ManualCommit bool
+	// Events are called when something happens.
+	Events Events
 	// Logger gets a line for each event that an operator should know of: bytes
 	// cut off in recovery, foreign files, failures of background work.
 	// Default: none.
@@ -59,6 +80,17 @@ func (o *Options) Validate() error {
 	}
 	if n := o.IndexInterval; n != 0 && (n < MinIndexInterval || n > MaxIndexInterval) {
 		errs = append(errs, fmt.Errorf("index interval of %d bytes is not from %d to %d", n, MinIndexInterval, MaxIndexInterval))
+	}
+	for name, d := range map[string]time.Duration{"segment age": o.SegmentAge, "retention age": o.RetentionAge} {
+		if d < 0 || d > 0 && d < time.Millisecond {
+			errs = append(errs, fmt.Errorf("%s of %s is less than 1ms", name, d))
+		}
+	}
+	if o.RetentionBytes < 0 {
+		errs = append(errs, fmt.Errorf("retention of %d bytes is negative", o.RetentionBytes))
+	}
+	if o.Compression > batch.CodecZstd {
+		errs = append(errs, fmt.Errorf("compression: %s is unknown", o.Compression))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("storage options: %w", err)

@@ -3,7 +3,9 @@ package storage
 import (
 	"errors"
 	"fmt"
-	"sort"
+	"runtime/debug"
+	"slices"
+	"sync/atomic"
 
 	"github.com/zue-log/zue/storage/batch"
 )
@@ -12,8 +14,8 @@ import (
 // nothing.
 type Lease struct{ s *segment }
 
-// Release ends the lease: the record's slices must not be touched any more. It
-// must be called once for each successful read.
+// Release ends the lease: the slices that came with it must not be touched any
+// more. It must be called once for each successful read.
 func (l Lease) Release() {
 	if l.s != nil {
 		// Closing an unmapped file cannot lose anything: its bytes are synced
@@ -22,92 +24,318 @@ func (l Lease) Release() {
 	}
 }
 
-// Read returns the record at offset. Its Key, Value and Headers point into the
-// mapped segment, must not be modified, and stay valid until the lease is released,
-// even after Close. They have been verified: a read computes the checksums of its
-// entry's header and body, unless the segment's last read was of the same entry.
+// Read returns the record at offset. Its Key, Value and Headers must not be
+// modified, and stay valid until the lease is released, even after Close and after
+// the record is no longer part of the log. If its batch is not compressed they point
+// into the mapped file, else to the heap.
+//
+// They have been verified: a read computes the checksum of its entry's header and,
+// unless an entry of 4 KiB or more was found intact before since the log was opened,
+// of its body. Nothing is allocated but for records with headers and for a compressed
+// batch that is not the one read last.
+//
+// Mapped bytes are read from the file when they are touched. Should the disk fail then,
+// or someone truncate the file, Read and all other methods of this package return
+// a *FaultError; but to touch the slices after that is a fatal signal, unless it is
+// done under debug.SetPanicOnFault, or by a system call, which fails with EFAULT.
+// [Log.ReadInto] copies instead.
 //
 // Errors: *OffsetError if the log does not have the offset; *CorruptionError if
-// what it has is damaged; ErrClosed.
+// what it has is damaged; *FaultError; ErrClosed.
 func (l *Log) Read(offset uint64) (Record, Lease, error) {
 	for {
-		if l.done.Load() {
-			return Record{}, Lease{}, ErrClosed
+		epoch := l.epoch.Load()
+		var rec Record
+		s, err := l.holder(offset)
+		if err == nil {
+			err = s.read(offset, &l.unzip, &rec)
 		}
-		// end before segments: a record below end is in what is loaded after.
-		end := l.end.Load()
-		segments := *l.segments.Load()
-		n := sort.Search(len(segments), func(i int) bool { return segments[i].before.Offset > offset })
-		if offset >= end || n == 0 {
-			return Record{}, Lease{}, &OffsetError{Offset: offset, First: l.FirstOffset(), End: end}
+		if l.epoch.Load() != epoch {
+			Lease{s}.Release()
+			continue // the end was cut off meanwhile: what was read may be of both
 		}
-		s := segments[n-1]
-		if !s.acquire() {
-			continue // the log is being closed
-		}
-		rec, err := s.read(offset)
 		if err != nil {
-			return Record{}, Lease{}, errors.Join(fmt.Errorf("read offset %d: %w", offset, err), s.release())
+			return Record{}, Lease{}, l.readError(offset, s, err)
 		}
 		return rec, Lease{s}, nil
 	}
 }
 
-// read finds the record at offset, which the segment holds.
-func (s *segment) read(offset uint64) (rec Record, err error) {
-	end := s.end.Load()
-	p := s.ix.find(uint32(offset - s.before.Offset))
-	pos := int64(p.entry)
+// ReadInto is Read, and copies what the record's slices have to the end of dst, where
+// they point then, and returns dst grown by it. There is no lease to hold, and no
+// fault in a mapping that it does not return as a *FaultError. On an error dst is
+// returned unchanged.
+func (l *Log) ReadInto(offset uint64, dst []byte) (Record, []byte, error) {
 	for {
-		if pos+entryHeaderSize > end {
-			return rec, s.corrupt(pos, 0, offset, errShortEntry)
+		epoch := l.epoch.Load()
+		var rec Record
+		out := dst
+		s, err := l.holder(offset)
+		if err == nil {
+			out, err = s.readInto(offset, &l.unzip, &rec, dst)
 		}
-		// Lengths on the way are taken on trust: one that is wrong leads to
-		// bytes that are no entry for this offset, and they are checked.
+		if l.epoch.Load() != epoch {
+			Lease{s}.Release()
+			continue
+		}
+		if err != nil {
+			return Record{}, dst, l.readError(offset, s, err)
+		}
+		Lease{s}.Release()
+		return rec, out, nil
+	}
+}
+
+// beginCut is called when end has been lowered, and before segments change; endCut when
+// they no longer have what is cut off, and before anything is appended. A reader that
+// finds the epoch unchanged has gone by an end and segments that belong together; one
+// that keeps a segment while it is unchanged, finds nothing in it that was cut off.
+func (l *Log) beginCut() { l.epoch.Add(1) }
+
+func (l *Log) endCut() {
+	l.epoch.Add(1)
+	l.grown.notify()
+}
+
+// readError makes the error of a read in s, nil if it got no further than to look for
+// that, and releases s.
+func (l *Log) readError(offset uint64, s *segment, err error) error {
+	if s == nil {
+		return err
+	}
+	l.report(err)
+	return errors.Join(fmt.Errorf("read offset %d: %w", offset, err), s.release())
+}
+
+// report has damage that a read met counted.
+func (l *Log) report(err error) {
+	var damage *CorruptionError
+	if errors.As(err, &damage) {
+		l.sawCorruption(damage)
+	}
+}
+
+// holder returns the segment that holds the record at offset, acquired.
+func (l *Log) holder(offset uint64) (*segment, error) {
+	for {
+		if l.done.Load() {
+			return nil, ErrClosed
+		}
+		// end before segments: a record below end is in what is loaded after.
+		end := l.end.Load()
+		s := segmentOf(*l.segments.Load(), offset)
+		if offset >= end || s == nil {
+			return nil, &OffsetError{Offset: offset, First: l.FirstOffset(), End: end}
+		}
+		if s.acquire() {
+			return s, nil
+		} // else it has just left the log, or the log is being closed
+	}
+}
+
+// segmentOf returns the one that has a record at offset, if any has; nil if offset
+// is before them all.
+func segmentOf(segments []*segment, offset uint64) *segment {
+	lo, hi := 0, len(segments)
+	for lo < hi {
+		if m := int(uint(lo+hi) / 2); segments[m].before.Offset <= offset {
+			lo = m + 1
+		} else {
+			hi = m
+		}
+	}
+	if lo == 0 {
+		return nil
+	}
+	return segments[lo-1]
+}
+
+// read finds the record at offset, which the segment holds.
+func (s *segment) read(offset uint64, z *unzipped, rec *Record) (err error) {
+	defer catchFault(s.path, &err, debug.SetPanicOnFault(true))
+	return s.find(offset, z, rec)
+}
+
+// readInto is read and appends what rec points to to dst.
+func (s *segment) readInto(offset uint64, z *unzipped, rec *Record, dst []byte) (out []byte, err error) {
+	defer catchFault(s.path, &err, debug.SetPanicOnFault(true))
+	if err := s.find(offset, z, rec); err != nil {
+		return dst, err
+	}
+	return copyRecord(rec, dst), nil
+}
+
+// copyRecord makes rec's slices point to copies at the end of dst.
+func copyRecord(rec *Record, dst []byte) []byte {
+	n := len(rec.Key) + len(rec.Value)
+	for i := range rec.Headers {
+		n += len(rec.Headers[i].Key) + len(rec.Headers[i].Value)
+	}
+	dst = slices.Grow(dst, n)
+	move := func(b []byte) []byte {
+		if len(b) == 0 {
+			return b[:0:0] // null or empty, it must not become the other
+		}
+		start := len(dst)
+		dst = append(dst, b...)
+		return dst[start:len(dst):len(dst)]
+	}
+	rec.Key, rec.Value = move(rec.Key), move(rec.Value)
+	for i := range rec.Headers {
+		h := &rec.Headers[i]
+		h.Key, h.Value = move(h.Key), move(h.Value)
+	}
+	return dst
+}
+
+// find decodes the record at offset, which the segment holds.
+func (s *segment) find(offset uint64, z *unzipped, rec *Record) error {
+	end := s.end.Load()
+	pos, record, err := s.locate(offset, end)
+	if err != nil {
+		return err
+	}
+	h, body, err := s.entry(pos, end)
+	if err == nil {
+		err = h.holds(offset)
+	}
+	if err != nil {
+		return s.corrupt(pos, h.index, offset, err)
+	}
+	r, err := z.reader(&h, body)
+	if err == nil && record > 0 {
+		err = r.Seek(record)
+	}
+	for err == nil {
+		at := r.Position()
+		here, ok, e := r.Skip()
+		switch {
+		case e != nil:
+			err = e
+		case !ok || here > offset:
+			err = errors.New("the entry lacks the record")
+		case here == offset:
+			if err = r.Seek(at); err == nil {
+				_, err = r.Next(rec)
+			}
+			if err == nil {
+				return nil
+			}
+		}
+	}
+	return s.corrupt(pos, h.index, offset, err)
+}
+
+// locate returns the position of the entry that holds the record at offset, and where
+// in its body to begin to look for it, 0 being the first record.
+//
+// Lengths on the way are taken on trust: one that is wrong leads to bytes that are no
+// entry for this offset, and the entry that it leads to is checked.
+func (s *segment) locate(offset uint64, end int64) (pos int64, record int, err error) {
+	p, guess := s.ix.find(uint32(offset - s.before.Offset))
+	if guess > 0 && guess+entryHeaderSize <= end {
+		// A right checksum proves that it is an entry, since the segment's seed
+		// is in it; without one the way is longer.
+		if h, err := parseEntryHeader(s.b[guess:], s.seed); err == nil && h.holds(offset) == nil {
+			return guess, 0, nil
+		}
+	}
+	pos = int64(p.entry)
+	for pos+entryHeaderSize <= end {
 		bodyLen, first, span := hop(s.b[pos:])
 		if offset < first {
-			return rec, s.corrupt(pos, 0, offset, errBreak)
+			return 0, 0, s.corrupt(pos, 0, offset, errBreak)
 		}
 		if offset-first < uint64(span) {
-			break
+			if pos == int64(p.entry) {
+				record = int(p.record)
+			}
+			return pos, record, nil
 		}
 		pos += entrySize(bodyLen)
 	}
-	h, body, err := s.entry(pos, end)
-	if err != nil {
-		return rec, s.corrupt(pos, h.index, offset, err)
+	return 0, 0, s.corrupt(pos, 0, offset, errShortEntry)
+}
+
+// holds checks that the record at offset is in the entry, to which unverified lengths
+// led.
+func (h *entryHeader) holds(offset uint64) error {
+	if offset-h.offset >= uint64(h.span) {
+		return errBreak
 	}
-	r, err := batch.NewReader(body, h.offset)
-	if err == nil && pos == int64(p.entry) && p.record > 0 {
-		err = r.Seek(int(p.record))
-	}
-	if err != nil {
-		return rec, s.corrupt(pos, h.index, offset, err)
-	}
-	for {
-		here := r
-		at, ok, err := r.Skip()
-		switch {
-		case err != nil:
-			return rec, s.corrupt(pos, h.index, offset, err)
-		case !ok || at > offset:
-			return rec, s.corrupt(pos, h.index, offset, errors.New("the entry lacks the record"))
-		case at == offset:
-			if _, err := here.Next(&rec); err != nil {
-				return rec, s.corrupt(pos, h.index, offset, err)
-			}
-			return rec, nil
-		}
-	}
+	return nil
 }
 
 // entry returns the entry at pos, verified.
 func (s *segment) entry(pos, end int64) (h entryHeader, body []byte, err error) {
-	if s.checked.Load() == pos {
-		return splitEntry(s.b[pos:end], s.seed)
+	if h, body, err = splitEntry(s.b[pos:end], s.seed); err != nil {
+		return h, nil, err
 	}
-	if h, body, err = parseEntry(s.b[pos:end], s.seed); err == nil {
-		s.checked.Store(pos)
+	if len(body) < checkedBlock {
+		if batch.Checksum(body) != h.bodyCRC {
+			return h, nil, errBodyCRC
+		}
+		return h, body, nil
 	}
-	return h, body, err
+	word, bit := s.checkedBit(pos)
+	if word.Load()&bit != 0 {
+		return h, body, nil
+	}
+	if batch.Checksum(body) != h.bodyCRC {
+		return h, nil, errBodyCRC
+	}
+	word.Or(bit)
+	return h, body, nil
+}
+
+// checkedBlock is how many bytes of a segment share one bit that says whether the
+// entry which begins there was found intact. Only longer entries have one, so there
+// is no other that begins there; summing shorter ones takes less than half a
+// microsecond.
+const checkedBlock = 4096
+
+// checkedBit returns where it is kept that the long entry at pos was found intact.
+func (s *segment) checkedBit(pos int64) (word *atomic.Uint32, bit uint32) {
+	bits := s.checked.Load()
+	if bits == nil {
+		s.checked.CompareAndSwap(nil, new(make([]atomic.Uint32, len(s.b)/checkedBlock/32+1)))
+		bits = s.checked.Load()
+	}
+	block := uint(pos) / checkedBlock
+	return &(*bits)[block/32], 1 << (block % 32)
+}
+
+// unzipped remembers the compressed body that was read last, so that its records can
+// be read in turn. It may be used concurrently.
+type unzipped struct{ last atomic.Pointer[unzippedBody] }
+
+type unzippedBody struct {
+	chain uint64 // of the entry, which is no other's
+	sum   uint32 // of its body
+	body  []byte // decompressed
+}
+
+// reader returns a Reader of the records of an entry, which has been verified.
+func (z *unzipped) reader(h *entryHeader, body []byte) (batch.Reader, error) {
+	r, err := batch.NewReader(body, h.offset)
+	if err == nil || !errors.Is(err, batch.ErrCompressed) {
+		return r, err
+	}
+	if body, err = z.body(h, body); err != nil {
+		return batch.Reader{}, err
+	}
+	return batch.NewReader(body, h.offset)
+}
+
+// body returns the body of an entry decompressed. It must not be modified.
+func (z *unzipped) body(h *entryHeader, body []byte) ([]byte, error) {
+	if last := z.last.Load(); last != nil && last.chain == h.chain && last.sum == h.bodyCRC {
+		return last.body, nil
+	}
+	out, err := batch.Decompress(nil, body, MaxBodyBytes)
+	if err != nil {
+		return nil, err
+	}
+	z.last.Store(&unzippedBody{h.chain, h.bodyCRC, out})
+	return out, nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"runtime/debug"
 	"strconv"
 	"strings"
 
@@ -39,14 +40,14 @@ type recovering struct {
 
 // recover opens the segments, scans those without a footer, cuts off what was
 // never durable and makes the rest so.
-func (l *Log) recover() error {
+func (l *Log) recover() (err error) {
+	defer catchFault(l.dir, &err, debug.SetPanicOnFault(true))
 	r := &recovering{Log: l, mark: l.state.mark}
 	l.segments.Store(new([]*segment))
 	if err := r.list(); err != nil {
 		return err
 	}
-	err := r.begin()
-	if err == nil {
+	if err = r.begin(); err == nil {
 		err = r.openAll()
 	}
 	if err == nil {
@@ -60,21 +61,30 @@ func (l *Log) recover() error {
 		l.opts.Logger.Warn("cut off bytes that were never durable", "dir", l.dir, "bytes", l.recovery.Torn,
 			"end_offset", r.at.Offset)
 	}
+	l.first.Store(&r.state.now.origin)
 	l.written = r.at
 	l.durable.Store(r.at.Index)
 	l.tail = tail{place: r.at}
-	if n := len(r.segments); n > 0 {
-		l.active = r.segments[n-1]
-		if s := l.active; !s.sealed && !l.opts.ReadOnly {
-			l.tail = tail{place: r.at, pos: s.end.Load(), room: room(int64(len(s.b))), seed: s.seed, start: s.before.Offset, created: s.created}
-			// A copy of the files may have holes instead of blocks.
-			if err := errors.Join(s.file.Allocate(int64(len(s.b))), s.ix.file.Allocate(int64(len(s.ix.b)))); err != nil {
-				return err
-			}
-		}
-	}
 	l.end.Store(r.at.Offset)
-	return nil
+	if l.opts.ManualCommit {
+		l.committed, l.shown = r.state.now.origin.Index, r.state.now.origin.Index
+		l.end.Store(r.state.now.origin.Offset)
+	}
+	n := len(r.segments)
+	if n == 0 {
+		return nil
+	}
+	l.active = r.segments[n-1]
+	s := l.active
+	if s.sealed || l.opts.ReadOnly {
+		return nil
+	}
+	l.tail = l.tailOf(s)
+	// A copy of the files may have holes instead of blocks.
+	if err := errors.Join(s.file.Allocate(int64(len(s.b))), s.ix.file.Allocate(int64(len(s.ix.b)))); err != nil {
+		return err
+	}
+	return l.mapForStores(s)
 }
 
 // list sorts the directory's files by what they are, and removes leftovers.

@@ -29,16 +29,17 @@ type segment struct {
 	path string
 	file vfs.File
 	m    vfs.Mapping
-	b    []byte // the whole file, mapped for reading
+	b    []byte      // the whole file, mapped for reading
+	w    vfs.Mapping // the same, for storing single appends; nil if there is no need
 	ix   *index
 	refs atomic.Int64
 
 	seed   seed         // of its entries' header checksums
 	before Place        // what the first entry follows
 	end    atomic.Int64 // position after the last readable entry
-	// checked is the position of the entry that was last found intact, so that
-	// reading the records of one entry in turn sums it once.
-	checked atomic.Int64
+	// checked has a bit for each long entry that was found intact: see entry. It
+	// is allocated when the first one is.
+	checked atomic.Pointer[[]atomic.Uint32]
 
 	// maxTime is the largest timestamp of its records; noTime without any.
 	maxTime atomic.Int64
@@ -228,10 +229,28 @@ func (s *segment) close() error {
 	return err
 }
 
+// closeStores unmaps what single appends are stored through.
+func (s *segment) closeStores() error {
+	if s.w == nil {
+		return nil
+	}
+	err := s.w.Close()
+	s.w = nil
+	return err
+}
+
+// fileSize is how long the .log file is. The log's mutex is held.
+func (s *segment) fileSize() int64 {
+	if s.sealed {
+		return footerAt(s.end.Load()) + footerSize
+	}
+	return int64(len(s.b))
+}
+
 // closeFiles closes the descriptors, which a sealed segment needs no more: its
-// mappings stay.
+// mappings for reading stay.
 func (s *segment) closeFiles() error {
-	var err error
+	err := s.closeStores()
 	if s.file != nil {
 		err = s.file.Close()
 		s.file = nil

@@ -6,6 +6,9 @@
 // The format is Kafka's: "Record Batch" in its protocol documentation, and
 // ../FORMAT.md here. All integers of a batch are big-endian, the records' own
 // are zigzag varints.
+//
+// The records of a body may be compressed, as one. A Reader reads those that are
+// not; Decompress makes a body so. Check verifies one that comes from elsewhere.
 package batch
 
 import (
@@ -26,8 +29,17 @@ const MaxRecords = math.MaxInt32
 var ErrMalformed = errors.New("malformed record batch")
 
 // ErrUnsupported is wrapped by every error about a batch that is one, but of a
-// kind which this library does not read: compressed, transactional, control.
+// kind which this library does not take: transactional, control, of a codec or
+// with an attribute that is not known.
 var ErrUnsupported = errors.New("unsupported record batch")
+
+// ErrCompressed is wrapped by the error of NewReader about a compressed body,
+// which Decompress makes readable.
+var ErrCompressed = errors.New("compressed record batch")
+
+// ErrTooLarge is wrapped by every error about records that take more bytes than
+// the limit.
+var ErrTooLarge = errors.New("record batch too large")
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
@@ -58,9 +70,14 @@ type RecordHeader struct {
 // Attribute bits of a batch (Kafka's names).
 const (
 	attrCodecMask     = 0x07
+	attrLogAppendTime = 0x08
 	attrTransactional = 0x10
 	attrControl       = 0x20
 )
+
+// minRecord is the length of the smallest record: its length, attributes, two
+// deltas, two null fields and the count of its headers, a byte each.
+const minRecord = 7
 
 // Header is the fixed part of a body. See Kafka's documentation for the fields.
 type Header struct {
@@ -73,6 +90,9 @@ type Header struct {
 	BaseSequence    int32
 	Count           int32
 }
+
+// Codec returns how the records are compressed.
+func (h Header) Codec() Codec { return Codec(h.Attributes & attrCodecMask) }
 
 // Size returns how many bytes Append adds for the same arguments.
 func Size(records []Record, now int64) int {
@@ -147,7 +167,8 @@ func appendHeader(dst []byte, h Header) []byte {
 	return be.AppendUint32(dst, uint32(h.Count))
 }
 
-// ParseHeader reads the fixed part of a body and checks what it says by itself.
+// ParseHeader reads the fixed part of a body, compressed or not, and checks what it
+// says by itself.
 func ParseHeader(body []byte) (Header, error) {
 	if len(body) < HeaderSize {
 		return Header{}, fmt.Errorf("%w: %d bytes, the header alone has %d", ErrMalformed, len(body), HeaderSize)
@@ -167,7 +188,7 @@ func ParseHeader(body []byte) (Header, error) {
 	if h.Count < 0 || h.LastOffsetDelta < 0 || int64(h.Count) > int64(h.LastOffsetDelta)+1 {
 		return Header{}, fmt.Errorf("%w: %d records with a last offset delta of %d", ErrMalformed, h.Count, h.LastOffsetDelta)
 	}
-	if h.Attributes&(attrCodecMask|attrTransactional|attrControl) != 0 {
+	if h.Attributes&(attrTransactional|attrControl) != 0 || h.Codec() > CodecZstd {
 		return Header{}, fmt.Errorf("%w: attributes %#x", ErrUnsupported, uint16(h.Attributes))
 	}
 	return h, nil
@@ -176,33 +197,25 @@ func ParseHeader(body []byte) (Header, error) {
 // recordSize is the length of a record without its length prefix.
 func recordSize(r *Record, timestampDelta int64, offsetDelta int) int {
 	n := 1 + varintSize(timestampDelta) + varintSize(int64(offsetDelta)) +
-		bytesSize(r.Key) + bytesSize(r.Value) + varintSize(int64(len(r.Headers)))
-	for _, h := range r.Headers {
+		bytesSize(r.Key) + bytesSize(r.Value)
+	if len(r.Headers) == 0 {
+		return n + 1
+	}
+	n += varintSize(int64(len(r.Headers)))
+	for i := range r.Headers {
+		h := &r.Headers[i]
 		n += varintSize(int64(len(h.Key))) + len(h.Key) + bytesSize(h.Value)
 	}
 	return n
 }
 
-func bytesSize(b []byte) int {
-	if b == nil {
-		return 1
-	}
-	return varintSize(int64(len(b))) + len(b)
-}
+// bytesSize is the length of a field. A null one has the length -1, which takes a
+// byte as the length 0 does.
+func bytesSize(b []byte) int { return varintSize(int64(len(b))) + len(b) }
 
 func appendBytes(dst, b []byte) []byte {
 	if b == nil {
 		return append(dst, 1) // zigzag of -1
 	}
 	return append(binary.AppendVarint(dst, int64(len(b))), b...)
-}
-
-func varintSize(v int64) int {
-	u := uint64(v)<<1 ^ uint64(v>>63)
-	n := 1
-	for u >= 0x80 {
-		u >>= 7
-		n++
-	}
-	return n
 }

@@ -108,46 +108,10 @@ func TestMalformed(t *testing.T) {
 	}
 	_, err := decodeAll(append(bytes.Clone(good), 0), 0)
 	require.ErrorIs(t, err, ErrMalformed)
-	for _, attributes := range []byte{attrTransactional, attrControl, 1} {
+	for _, attributes := range []byte{attrTransactional, attrControl, 5, 6, 7} {
 		b := bytes.Clone(good)
 		b[1] = attributes
 		_, err := decodeAll(b, 0)
 		require.ErrorIs(t, err, ErrUnsupported)
-	}
-}
-
-func FuzzReader(f *testing.F) {
-	f.Add(Append(nil, sample, 0), 41)
-	f.Add(Append(nil, sample[:1], 0), 0)
-	f.Fuzz(func(t *testing.T, body []byte, at int) {
-		records, err := decodeAll(body, 9)
-		if err == nil && len(records) > 0 {
-			// What decodes, encodes to something that decodes to the same.
-			again, err := decodeAll(Append(nil, records, records[0].Timestamp), records[0].Offset)
-			require.NoError(t, err)
-			require.Len(t, again, len(records))
-			for i := range records {
-				require.Equal(t, records[i].Value, again[i].Value)
-				require.Equal(t, records[i].Key, again[i].Key)
-				require.Equal(t, records[i].Headers, again[i].Headers)
-			}
-		}
-		r, err := NewReader(body, 0)
-		if err != nil || r.Seek(at) != nil {
-			return
-		}
-		var rec Record
-		for ok := true; ok && err == nil; {
-			ok, err = r.Next(&rec)
-		}
-	})
-}
-
-func BenchmarkAppend100(b *testing.B) {
-	rec := []Record{{Timestamp: 5, Key: make([]byte, 16), Value: make([]byte, 100)}}
-	var dst []byte
-	b.ReportAllocs()
-	for b.Loop() {
-		dst = Append(dst[:0], rec, 0)
 	}
 }

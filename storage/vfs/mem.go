@@ -47,9 +47,9 @@ type Mem struct {
 	dirs   map[string]bool
 	names  map[string]*inode
 	synced map[string]*inode
-	ops    []nameOp // what was done to names since, oldest first
-	locked map[string]bool
-	inUse  int // files open and regions mapped
+	ops    []nameOp       // what was done to names since, oldest first
+	locked map[string]int // how many shared locks; -1: an exclusive one
+	inUse  int            // files open and regions mapped
 	fault  func(op Op, name string) error
 }
 
@@ -73,7 +73,7 @@ func NewMem() *Mem {
 		dirs:   map[string]bool{".": true, "/": true},
 		names:  map[string]*inode{},
 		synced: map[string]*inode{},
-		locked: map[string]bool{},
+		locked: map[string]int{},
 	}
 }
 
@@ -292,14 +292,18 @@ func (m *Mem) SyncDir(dir string) error {
 }
 
 // Lock implements [FS].
-func (m *Mem) Lock(name string) (io.Closer, error) {
+func (m *Mem) Lock(name string, shared bool) (io.Closer, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	name = filepath.Clean(name)
-	if m.locked[name] {
+	if n := m.locked[name]; n < 0 || n > 0 && !shared {
 		return nil, fmt.Errorf("%s: %w", name, ErrLocked)
 	}
-	m.locked[name] = true
+	if shared {
+		m.locked[name]++
+	} else {
+		m.locked[name] = -1
+	}
 	return memLock{m, name}, nil
 }
 
@@ -332,7 +336,11 @@ type memLock struct {
 func (l memLock) Close() error {
 	l.fs.mu.Lock()
 	defer l.fs.mu.Unlock()
-	delete(l.fs.locked, l.name)
+	if l.fs.locked[l.name] > 1 {
+		l.fs.locked[l.name]--
+	} else {
+		delete(l.fs.locked, l.name)
+	}
 	return nil
 }
 

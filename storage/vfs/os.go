@@ -90,12 +90,16 @@ func (OS) SyncDir(dir string) error {
 
 // Lock implements [FS] with flock(2). The lock's file holds the holder's process
 // id, for the message that a second process gets.
-func (OS) Lock(name string) (io.Closer, error) {
-	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o644)
+func (OS) Lock(name string, shared bool) (io.Closer, error) {
+	flag, how := os.O_RDWR|os.O_CREATE, unix.LOCK_EX
+	if shared {
+		flag, how = os.O_RDONLY, unix.LOCK_SH
+	}
+	f, err := os.OpenFile(name, flag, 0o644)
 	if err != nil {
 		return nil, err
 	}
-	err = retryEINTR(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) })
+	err = retryEINTR(func() error { return unix.Flock(int(f.Fd()), how|unix.LOCK_NB) })
 	if err != nil {
 		defer f.Close()
 		if !errors.Is(err, unix.EWOULDBLOCK) {
@@ -107,6 +111,9 @@ func (OS) Lock(name string) (io.Closer, error) {
 			return nil, fmt.Errorf("%s: %w (process id %s)", name, ErrLocked, id)
 		}
 		return nil, fmt.Errorf("%s: %w", name, ErrLocked)
+	}
+	if shared {
+		return f, nil
 	}
 	// The id is only for people: a lock without it is as good.
 	if f.Truncate(0) == nil {

@@ -33,10 +33,11 @@ type FS interface {
 	Remove(name string) error
 	// SyncDir makes the creations, renames and removals in dir durable.
 	SyncDir(dir string) error
-	// Lock takes an exclusive lock that dies with the process, creating the
-	// lock's file when needed. Closing the result releases it. It does not
-	// wait: if the lock is taken it fails with ErrLocked.
-	Lock(name string) (io.Closer, error)
+	// Lock takes a lock that dies with the process. Closing the result releases
+	// it. It does not wait: if the lock is taken it fails with ErrLocked. A
+	// shared lock excludes exclusive ones only, and its file must exist; an
+	// exclusive one creates the file when needed.
+	Lock(name string, shared bool) (io.Closer, error)
 }
 
 // File is an open file. Its methods may be called concurrently, but for Close.

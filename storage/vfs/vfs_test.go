@@ -77,12 +77,12 @@ func contract(t *testing.T, fsys FS, root string) {
 	require.NoError(t, fsys.Remove(other))
 	require.ErrorIs(t, fsys.Remove(other), fs.ErrNotExist)
 
-	lock, err := fsys.Lock(filepath.Join(dir, "lock"))
+	lock, err := fsys.Lock(filepath.Join(dir, "lock"), false)
 	require.NoError(t, err)
-	_, err = fsys.Lock(filepath.Join(dir, "lock"))
+	_, err = fsys.Lock(filepath.Join(dir, "lock"), false)
 	require.ErrorIs(t, err, ErrLocked)
 	require.NoError(t, lock.Close())
-	lock, err = fsys.Lock(filepath.Join(dir, "lock"))
+	lock, err = fsys.Lock(filepath.Join(dir, "lock"), false)
 	require.NoError(t, err)
 	require.NoError(t, lock.Close())
 }

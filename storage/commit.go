@@ -1,0 +1,206 @@
+package storage
+
+import (
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"time"
+)
+
+// maxStored is the longest group, in bytes, that is stored through the mapping where
+// no sync follows: copying 200 bytes costs a tenth of a system call, but each new page
+// a fault, so that longer groups are faster written.
+const maxStored = 4 << 10
+
+// commit writes g, makes it as durable as it is to be, and shows it to readers.
+// An error that is not final has left everything as it was.
+func (l *Log) commit(g *group) (final bool, err error) {
+	s := l.active
+	switch {
+	case g.grow:
+		if s, final, err = l.growActive(g.newSize); err != nil {
+			return final, fmt.Errorf("grow the segment at offset %d: %w", g.before.start, err)
+		}
+	case g.rolls():
+		if s, err = l.newSegment(g); err != nil {
+			return false, fmt.Errorf("begin a segment at offset %d: %w", g.before.place.Offset, err)
+		}
+	}
+	if err := l.write(g, s); err != nil {
+		if g.rolls() {
+			err = errors.Join(err, s.release())
+		}
+		return true, err
+	}
+	if err := l.index(s, g, s.end.Load()); err != nil {
+		if g.rolls() {
+			err = errors.Join(err, s.release())
+		}
+		return true, err
+	}
+	s.last = g.after
+	s.end.Add(int64(len(g.buf)))
+	if g.rolls() {
+		l.activate(s)
+	}
+	if !l.opts.ManualCommit {
+		l.end.Store(g.after.Offset)
+		l.grown.notify()
+	}
+	return false, nil
+}
+
+// write puts g into s, durably where the policy asks for that. A segment that g
+// begins is durable under every policy, its header, its first entries and then its
+// name: a named segment has them, whatever crashes.
+func (l *Log) write(g *group, s *segment) error {
+	// When the group formed, the one before it was not durable yet.
+	stamp(g.buf[g.last:], s.seed, l.durable.Load())
+	always := l.opts.Sync.always()
+	var err error
+	if s.w != nil && !g.rolls() && len(g.buf) <= maxStored {
+		err = s.store(g.buf, s.end.Load())
+	} else {
+		_, err = s.file.WriteAt(g.buf, s.end.Load())
+	}
+	if err == nil && (always || g.rolls()) {
+		err = l.timedSync(s, int64(len(g.buf)))
+	}
+	if err != nil {
+		return fmt.Errorf("append at offset %d to %s: %w", g.before.place.Offset, s.path, err)
+	}
+	if g.rolls() {
+		if err := l.name(s); err != nil {
+			return fmt.Errorf("begin a segment at offset %d: %w", g.before.place.Offset, err)
+		}
+	}
+	return nil
+}
+
+// store copies b to position pos of the active segment, whose blocks are there, so
+// that it cannot fail for want of space.
+func (s *segment) store(b []byte, pos int64) (err error) {
+	defer catchFault(s.path, &err, debug.SetPanicOnFault(true))
+	copy(s.w.Bytes()[pos:], b)
+	return nil
+}
+
+// timedSync makes s durable and counts that.
+func (l *Log) timedSync(s *segment, n int64) error {
+	start := l.opts.Executor.Now()
+	err := s.file.Sync()
+	d := l.opts.Executor.Now().Sub(start)
+	l.syncs.Add(1)
+	l.syncTime.Add(int64(d))
+	if hook := l.opts.Events.Synced; hook != nil {
+		hook(SyncEvent{Path: s.path, Bytes: n, Duration: d, Err: err})
+	}
+	return err
+}
+
+// index adds the points of g, which stands at pos of s.
+func (l *Log) index(s *segment, g *group, pos int64) (err error) {
+	interval := int64(l.opts.IndexInterval)
+	if pos+int64(len(g.buf)) < s.ix.next {
+		// Every place in it is short of the next point.
+		s.maxTime.Store(max(s.maxTime.Load(), g.maxTime))
+		return nil
+	}
+	defer catchFault(s.path, &err, debug.SetPanicOnFault(true))
+	for at := 0; at < len(g.buf); {
+		h, err := parseEntryHeader(g.buf[at:], s.seed)
+		if err != nil {
+			return err // cannot be: it was encoded here
+		}
+		body := g.buf[at+entryHeaderSize:][:h.bodyLen]
+		s.addPoints(pos+int64(at), &h, body, interval)
+		at += int(entrySize(h.bodyLen))
+	}
+	return nil
+}
+
+// Commit says that all entries up to index are committed: readers see them, no
+// truncation takes them back, retention may remove them. It never goes backwards, and
+// index may lie beyond what has been appended so far. Only for a log with
+// Options.ManualCommit.
+func (l *Log) Commit(index uint64) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case !l.opts.ManualCommit:
+		return errors.New("commit: the log was opened without ManualCommit")
+	case l.closed:
+		return ErrClosed
+	case index <= l.committed:
+		return nil
+	}
+	l.committed = index
+	l.showCommitted()
+	return nil
+}
+
+// showCommitted lets readers see what is appended and committed. l.mu is held.
+func (l *Log) showCommitted() {
+	index := min(l.committed, l.written.Index)
+	if index <= l.shown {
+		return
+	}
+	p := l.written
+	if index != p.Index {
+		var err error
+		if p, err = l.PlaceAfter(index); err != nil {
+			// Readers see less than they might; the damage is theirs to meet.
+			l.opts.Logger.Error("cannot show committed entries", "dir", l.dir, "index", index, "err", err)
+			return
+		}
+	}
+	l.shown = index
+	l.end.Store(p.Offset)
+	l.grown.notify()
+}
+
+// arm sees to the sync that an interval asks for. l.mu is held.
+func (l *Log) arm() {
+	d := l.opts.Sync.interval
+	if d == 0 || l.armed.sync {
+		return
+	}
+	l.armed.sync = true
+	l.background(d, func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.armed.sync = false
+		_ = l.syncLocked() // a failure is in l.failed
+	})
+}
+
+// idleAfter is how long a log has been left alone when it notes durably how far it is
+// durable, so that damage found later is not taken for a torn write.
+const idleAfter = time.Second
+
+// armIdle has the durable mark saved once nothing has been made durable for
+// idleAfter. l.mu is held.
+func (l *Log) armIdle() {
+	if l.armed.idle {
+		return
+	}
+	l.armed.idle = true
+	seen := l.durable.Load()
+	l.background(idleAfter, func() {
+		l.mu.Lock()
+		l.armed.idle = false
+		idle := l.durable.Load() == seen
+		if !idle {
+			l.armIdle()
+		}
+		idle = idle && l.failed == nil
+		l.mu.Unlock()
+		if !idle {
+			return
+		}
+		if err := l.saveDurable(); err != nil {
+			// Without it recovery can tell less.
+			l.opts.Logger.Warn("could not save the durable mark", "dir", l.dir, "err", err)
+		}
+	})
+}

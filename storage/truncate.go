@@ -1,0 +1,365 @@
+package storage
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"runtime/debug"
+	"slices"
+	"time"
+)
+
+// TruncateSuffix removes all entries after index last, durably. Offsets of removed
+// records are given out again. Leases stay valid, and iterators notice. Appends wait
+// meanwhile.
+//
+// Errors: ErrCommitted if an entry up to the commit mark would go, *IndexError if last
+// lies before the first entry kept: nothing has changed. ErrFailed if it could not be
+// finished: the log ends somewhere from last to where it ended before, and must be
+// opened again.
+func (l *Log) TruncateSuffix(last uint64) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	defer l.quiesce()()
+	if err := l.usable(); err != nil {
+		return err
+	}
+	switch {
+	case last >= l.written.Index:
+		return nil
+	case last < l.committed:
+		return fmt.Errorf("truncate behind entry %d: %w up to %d", last, ErrCommitted, l.committed)
+	}
+	p, err := l.PlaceAfter(last)
+	if err != nil {
+		return fmt.Errorf("truncate behind entry %d: %w", last, err)
+	}
+	if err := l.cutBehind(p); err != nil {
+		return l.fail(fmt.Errorf("truncate behind entry %d: %w", last, err))
+	}
+	return nil
+}
+
+// cutBehind makes p the end of the log. First the durable mark is lowered, so that
+// what is missing later is not taken for lost; then segments go, newest first; then
+// the one that holds p is replaced by a shorter one. A crash in between leaves a log
+// that ends somewhere behind p. Nothing is overwritten, since a lease may be over it.
+// l.mu is held throughout, and nothing else runs.
+func (l *Log) cutBehind(p Place) error {
+	l.durable.Store(min(l.durable.Load(), p.Index))
+	if err := l.lowerMark(p.Index); err != nil {
+		return err
+	}
+	if !l.opts.ManualCommit {
+		l.end.Store(p.Offset)
+	}
+	l.beginCut()
+	defer l.endCut()
+	l.written = p
+	segments := slices.Clone(*l.segments.Load())
+	n := len(segments)
+	for ; n > 0 && segments[n-1].before.Index >= p.Index; n-- {
+		s := segments[n-1]
+		l.publish(segments[: n-1 : n-1])
+		if err := errors.Join(l.removeFiles(s.before.Offset), l.fs.SyncDir(l.dir), s.release()); err != nil {
+			return err
+		}
+	}
+	l.active = nil
+	l.tail = tail{place: p}
+	if n == 0 {
+		return nil
+	}
+	s := segments[n-1]
+	if s.last != p {
+		var err error
+		if s, _, err = l.replace(s, p, int64(len(s.b))); err != nil {
+			return err
+		}
+	}
+	l.active = s
+	l.tail = l.tailOf(s)
+	return nil
+}
+
+// tailOf is the tail of a log whose active segment is s.
+func (l *Log) tailOf(s *segment) tail {
+	if s.sealed {
+		return tail{place: s.last}
+	}
+	return tail{place: s.last, pos: s.end.Load(), room: room(int64(len(s.b))), seed: s.seed,
+		start: s.before.Offset, created: s.created}
+}
+
+// lowerMark makes the saved durable mark at most index, durably.
+func (l *Log) lowerMark(index uint64) error {
+	l.stateMu.Lock()
+	defer l.stateMu.Unlock()
+	if l.state.mark <= index {
+		return nil
+	}
+	return l.state.saveMark(index, true)
+}
+
+// growActive replaces the active segment, which has no room and no record, by one of
+// size bytes.
+func (l *Log) growActive(size int64) (s *segment, final bool, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for l.syncing {
+		l.changed.Wait()
+	}
+	s, final, err = l.replace(l.active, l.active.last, size)
+	if err == nil {
+		l.active = s
+	}
+	return s, final, err
+}
+
+// replace puts a copy of old, up to place p and with size bytes, into old's place. A
+// reader that has old keeps it. An error that is not final has changed nothing. l.mu is
+// held, and nothing is written or synced meanwhile.
+func (l *Log) replace(old *segment, p Place, size int64) (s *segment, final bool, err error) {
+	end, err := old.positionAfter(p.Index)
+	if err != nil {
+		return nil, false, err
+	}
+	size = max(size, sizeFor(end-segmentHeaderSize), l.opts.SegmentBytes)
+	r, err := l.makeReady(l.tempName(), size, false)
+	if err != nil {
+		return nil, false, err
+	}
+	if err := copyFrom(r, old, end); err != nil {
+		return nil, false, errors.Join(err, r.discard(l.fs))
+	}
+	// The index of old would not fit what follows. Without one it is made anew.
+	if err := l.fs.Remove(old.indexPath()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, false, errors.Join(err, r.discard(l.fs))
+	}
+	s, err = l.mapReady(r, segmentHeader{before: old.before, created: old.created})
+	if err != nil {
+		return nil, true, err
+	}
+	s.seed = old.seed
+	if err = l.reindex(s, end); err == nil {
+		err = l.name(s)
+	}
+	if err != nil {
+		return nil, true, errors.Join(err, s.release())
+	}
+	segments := slices.Clone(*l.segments.Load())
+	segments[len(segments)-1] = s
+	l.publish(segments)
+	return s, false, old.release()
+}
+
+// copyFrom writes old's bytes up to position end to r, durably.
+func copyFrom(r *readySegment, old *segment, end int64) error {
+	buf := make([]byte, min(end, zeroChunk))
+	for at := int64(0); at < end; at += int64(len(buf)) {
+		buf = buf[:min(int64(len(buf)), end-at)]
+		if err := old.copyAt(buf, at); err != nil {
+			return err
+		}
+		if _, err := r.file.WriteAt(buf, at); err != nil {
+			return err
+		}
+	}
+	return r.file.Sync()
+}
+
+// copyAt fills b with the segment's bytes from pos on.
+func (s *segment) copyAt(b []byte, pos int64) (err error) {
+	defer catchFault(s.path, &err, debug.SetPanicOnFault(true))
+	copy(b, s.b[pos:])
+	return nil
+}
+
+// reindex makes the index points of s, whose entries stop at end.
+func (l *Log) reindex(s *segment, end int64) (err error) {
+	defer catchFault(s.path, &err, debug.SetPanicOnFault(true))
+	for pos := int64(segmentHeaderSize); pos < end; {
+		h, body, err := parseEntry(s.b[pos:end], s.seed)
+		if err != nil {
+			return s.corrupt(pos, s.last.Index+1, s.last.Offset, err)
+		}
+		s.addPoints(pos, &h, body, int64(l.opts.IndexInterval))
+		s.last = h.after()
+		pos += entrySize(h.bodyLen)
+		s.end.Store(pos)
+	}
+	return nil
+}
+
+// positionAfter returns where the entry with that index stops.
+func (s *segment) positionAfter(index uint64) (pos int64, err error) {
+	defer catchFault(s.path, &err, debug.SetPanicOnFault(true))
+	end := s.end.Load()
+	for pos = segmentHeaderSize; pos < end; {
+		h, err := parseEntryHeader(s.b[pos:], s.seed)
+		if err != nil {
+			return 0, s.corrupt(pos, 0, 0, err)
+		}
+		if h.index > index {
+			break
+		}
+		pos += entrySize(h.bodyLen)
+	}
+	return pos, nil
+}
+
+// Reset removes everything and makes p the beginning of the log, durably: the next
+// entry has the index after p.Index and the offset p.Offset. It is for a replica that
+// lacks entries which no other replica has any more. A crash leaves either the log as
+// it was or an empty one that begins at p. Leases stay valid.
+//
+// After an error that wraps ErrFailed the log must be opened again; after another
+// nothing has changed.
+func (l *Log) Reset(p Place) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	defer l.quiesce()()
+	if err := l.usable(); err != nil {
+		return err
+	}
+	if err := l.saveState(func(s *state) { s.origin, s.reset = p, true }); err != nil {
+		return l.fail(fmt.Errorf("reset to entry %d: %w", p.Index, err))
+	}
+	segments := *l.segments.Load()
+	l.end.Store(p.Offset)
+	l.beginCut()
+	defer l.endCut()
+	l.first.Store(&p)
+	l.durable.Store(p.Index)
+	l.publish(nil)
+	l.written, l.committed, l.shown, l.tail, l.active = p, p.Index, p.Index, tail{place: p}, nil
+	var err error
+	for _, s := range slices.Backward(segments) {
+		err = errors.Join(err, l.removeFiles(s.before.Offset), s.release())
+	}
+	if err == nil {
+		l.stateMu.Lock()
+		err = l.endReset()
+		l.stateMu.Unlock()
+	}
+	if err != nil {
+		return l.fail(fmt.Errorf("reset to entry %d: %w", p.Index, err))
+	}
+	return nil
+}
+
+// TruncatePrefix removes the oldest segments, as long as all their records lie before
+// offset: records before it may stay, none from it on goes. The segment that is being
+// written stays, and with ManualCommit what is not committed. Leases stay valid; the
+// space is free when the last is released. Appends go on meanwhile.
+func (l *Log) TruncatePrefix(offset uint64) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for l.syncing {
+		l.changed.Wait()
+	}
+	if l.closed {
+		return ErrClosed
+	}
+	if l.opts.ReadOnly {
+		return ErrReadOnly
+	}
+	k := 0
+	for segments := *l.segments.Load(); k < len(segments) && l.removable(segments[k]) && segments[k].last.Offset <= offset; {
+		k++
+	}
+	if err := l.dropFirst(k); err != nil {
+		return fmt.Errorf("truncate before offset %d: %w", offset, err)
+	}
+	return nil
+}
+
+// removable says whether s may go, if it is the oldest. l.mu is held.
+func (l *Log) removable(s *segment) bool {
+	return s.sealed && s != l.active && (!l.opts.ManualCommit || s.last.Index <= l.committed)
+}
+
+// retain removes what the options no longer want. l.mu is held, and let go of in
+// between; nothing is being synced.
+func (l *Log) retain() {
+	if l.closed || l.failed != nil || l.opts.ReadOnly || l.opts.RetentionBytes == 0 && l.opts.RetentionAge == 0 {
+		return
+	}
+	segments := *l.segments.Load()
+	var total int64
+	for _, s := range segments {
+		total += s.fileSize()
+	}
+	oldest := l.opts.Executor.Now().Add(-l.opts.RetentionAge).UnixMilli()
+	k := 0
+	for k < len(segments) && l.removable(segments[k]) {
+		s := segments[k]
+		large := l.opts.RetentionBytes > 0 && total > l.opts.RetentionBytes
+		old := l.opts.RetentionAge > 0 && s.maxTime.Load() < oldest
+		if !large && !old {
+			break
+		}
+		total -= s.fileSize()
+		k++
+	}
+	if err := l.dropFirst(k); err != nil {
+		l.opts.Logger.Warn("could not remove old segments", "dir", l.dir, "err", err)
+	}
+}
+
+// armRetention has old segments looked for now and then. l.mu is held.
+func (l *Log) armRetention() {
+	if l.opts.RetentionAge == 0 || l.opts.ReadOnly {
+		return
+	}
+	l.background(min(max(l.opts.RetentionAge/10, time.Second), time.Minute), func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		for l.syncing {
+			l.changed.Wait()
+		}
+		l.retain()
+		l.armRetention()
+	})
+}
+
+// dropFirst removes the k oldest segments, of which at least one stays. First the state
+// says where the log begins from now on, so that a crash cannot make their lack look
+// like damage; then they go, oldest first. l.mu is held, and let go of in between;
+// nothing is being synced.
+func (l *Log) dropFirst(k int) error {
+	if k == 0 {
+		return nil
+	}
+	segments := *l.segments.Load()
+	gone, origin := segments[:k], segments[k].before
+	l.syncing = true
+	l.mu.Unlock()
+	err := l.saveState(func(s *state) { s.origin = origin })
+	l.mu.Lock()
+	if err == nil {
+		l.first.Store(&origin)
+		l.publish(slices.Clone((*l.segments.Load())[k:]))
+		l.counts.RemovedSegments += uint64(k)
+		l.mu.Unlock()
+		for _, s := range gone {
+			err = errors.Join(err, l.removeFiles(s.before.Offset), l.fs.SyncDir(l.dir), s.release())
+		}
+		if hook := l.opts.Events.Removed; hook != nil {
+			hook(RemoveEvent{FirstOffset: gone[0].before.Offset, EndOffset: origin.Offset})
+		}
+		l.mu.Lock()
+	}
+	l.syncing = false
+	l.changed.Broadcast()
+	return err
+}
+
+// saveState changes the state, durably.
+func (l *Log) saveState(change func(s *state)) error {
+	l.stateMu.Lock()
+	defer l.stateMu.Unlock()
+	next := l.state.now
+	change(&next)
+	return l.state.save(next)
+}
