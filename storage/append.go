@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"runtime"
 	"slices"
 	"sync"
 
@@ -18,8 +19,12 @@ const (
 	maxQueued = 16 << 20
 	// maxGroup bounds, in bytes, what one commit writes, one entry excepted.
 	maxGroup = 4 << 20
-	// maxSpare is the largest buffer kept between commits.
-	maxSpare = 1 << 20
+	// maxSpare is the largest buffer kept between commits: room for a full group.
+	maxSpare = maxGroup + maxGroup/4
+
+	// worthWarming is how much room, in bytes, must be left in a segment for
+	// which syncs are dear before another one is begun early.
+	worthWarming = 4 << 20
 
 	standaloneTerm = 1 // of entries that no election came before
 )
@@ -91,9 +96,14 @@ func (l *Log) Append(records ...Record) (first uint64, err error) {
 	// Nobody is committing: a lone caller does it itself, since handing over
 	// to another goroutine would make it wait 27 to 50 % longer.
 	l.commits = committerRunning
+	if l.crowded && l.opts.Sync.always() {
+		l.gather()
+	}
 	l.commitFirst()
 	err = g.err
-	l.spare = g // nobody else has seen it
+	if g.done == nil {
+		l.spare = g // nobody else has seen it
+	}
 	l.handOver()
 	l.mu.Unlock()
 	return first, err
@@ -349,7 +359,7 @@ func (l *Log) admit(size int64) error {
 
 // openGroup returns the group that an entry of size bytes joins. l.mu is held.
 func (l *Log) openGroup(size int64) (*group, error) {
-	fits := l.tail.pos+size <= l.tail.room && !l.aged()
+	fits := l.tail.pos+size <= l.tail.room && !l.aged() && !l.warmer()
 	if n := len(l.queue); n > 0 && fits && len(l.queue[n-1].buf)+int(size) <= maxGroup {
 		return l.queue[n-1], nil
 	}
@@ -369,7 +379,7 @@ func (l *Log) openGroup(size int64) (*group, error) {
 			newSize = max(l.opts.SegmentBytes, sizeFor(size))
 			newSeedValue = l.drawSeed()
 			l.tail = tail{place: before.place, pos: segmentHeaderSize, room: room(newSize), seed: newSeed(newSeedValue),
-				start: before.place.Offset, created: l.opts.Executor.Now().UnixMilli()}
+				start: before.place.Offset, created: l.opts.Executor.Now().UnixMilli(), cold: l.ready == nil}
 		}
 	}
 	g := l.spare
@@ -386,6 +396,13 @@ func (l *Log) openGroup(size int64) (*group, error) {
 func (l *Log) aged() bool {
 	return l.opts.SegmentAge > 0 && l.tail.place.Offset > l.tail.start &&
 		l.opts.Executor.Now().UnixMilli()-l.tail.created >= l.opts.SegmentAge.Milliseconds()
+}
+
+// warmer says whether it is worth while to leave the active segment, which was made in
+// haste, for one that has been filled with zeros meanwhile. l.mu is held.
+func (l *Log) warmer() bool {
+	return l.tail.cold && l.ready != nil && l.opts.Sync.always() &&
+		l.tail.place.Offset > l.tail.start && l.tail.room-l.tail.pos >= worthWarming
 }
 
 // drawSeed draws the seed of a new segment from the clock and the log's chain, which
@@ -419,11 +436,26 @@ func (l *Log) handOver() {
 func (l *Log) commitAll() {
 	l.commits = committerRunning
 	for len(l.queue) > 0 {
+		if l.opts.Sync.always() {
+			l.gather()
+		}
 		l.commitFirst()
 		l.changed.Broadcast()
 	}
 	l.commits = committerIdle
 	l.changed.Broadcast()
+}
+
+// gather lets those whom the last commit has woken, and who are about to append again,
+// join the next one: it yields as long as somebody does. l.mu is held, and let go of in
+// between.
+func (l *Log) gather() {
+	for n := 0; len(l.queue) > 0 && l.queue[0].entries > n && len(l.queue) == 1; {
+		n = l.queue[0].entries
+		l.mu.Unlock()
+		runtime.Gosched()
+		l.mu.Lock()
+	}
 }
 
 // quiesce waits until nothing is being appended, synced, sealed or removed, and keeps
@@ -482,6 +514,7 @@ func (l *Log) commitFirst() {
 // committedGroup notes that g is in the log. l.mu is held.
 func (l *Log) committedGroup(g *group) {
 	l.written = g.after
+	l.crowded = g.entries > 1
 	l.counts.Groups++
 	l.counts.Entries += uint64(g.entries)
 	l.counts.Records += g.after.Offset - g.before.place.Offset

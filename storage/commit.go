@@ -8,9 +8,10 @@ import (
 )
 
 // maxStored is the longest group, in bytes, that is stored through the mapping where
-// no sync follows: copying 200 bytes costs a tenth of a system call, but each new page
-// a fault, so that longer groups are faster written.
-const maxStored = 4 << 10
+// no sync follows: that saves the system call, but each new page is a fault, so that
+// longer groups are faster written. (Measured where a fault is dear: 232 bytes take 1.1
+// us stored, 2.2 written; 1.1 KiB take 5.1 us stored, 3.6 written.)
+const maxStored = 512
 
 // commit writes g, makes it as durable as it is to be, and shows it to readers.
 // An error that is not final has left everything as it was.

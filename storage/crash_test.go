@@ -6,11 +6,13 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/zue-log/zue/storage/batch"
 	"github.com/zue-log/zue/storage/executor"
 	"github.com/zue-log/zue/storage/vfs"
 )
@@ -23,8 +25,8 @@ var (
 
 var errPowerOff = errors.New("power is off")
 
-// crashRun drives one log through appends, faults, crashes and reopenings, beside a
-// model. Everything is decided by the seed.
+// crashRun drives one log through all that changes it, faults, crashes and reopenings,
+// beside a model. Everything is decided by the seed.
 type crashRun struct {
 	t    *testing.T
 	rng  *rand.Rand
@@ -33,8 +35,13 @@ type crashRun struct {
 	o    Options
 	l    *Log
 
+	base    int      // the offset of values[0]
 	values  []string // all records that may be in the log
-	durable int      // that many must be
+	durable int      // the log ends at that offset or later
+	first   int      // the first offset kept, at least
+	asked   int      // and at most, unless retention is on
+	resets  []int    // offsets at which an interrupted reset may have left an empty log
+	user    []string // what SetState may have left, the last that is sure first
 
 	// What goes wrong in this round, at the operation that brings left to 0.
 	left  int
@@ -44,12 +51,12 @@ type crashRun struct {
 }
 
 // TestCrash checks, after each of many random faults and crashes, that what was
-// acknowledged as durable is there, that nothing is there which was not appended,
-// that offsets are dense, and that nothing is left behind the tail. The power may
-// go off before any single operation of the file system, in Open, too; any one may
-// fail; the process may be killed with its page cache left, or the machine crash
-// and lose any subset of what was not synced. A failure names its seed;
-// -crash.seed replays it.
+// acknowledged as durable is there, that nothing is there which was not appended or
+// was taken back, that offsets are dense, that nothing is left behind the tail, and
+// that no flipped bit makes a wrong record. The power may go off before any single
+// operation of the file system, in Open, too; any one may fail; the process may be
+// killed with its page cache left, or the machine crash and lose any subset of what
+// was not synced. A failure names its seed; -crash.seed replays it.
 func TestCrash(t *testing.T) {
 	first, n := uint64(1), *crashSeeds
 	if *crashSeed != 0 {
@@ -58,13 +65,23 @@ func TestCrash(t *testing.T) {
 	for seed := first; seed < first+n; seed++ {
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
 			t.Parallel()
-			r := &crashRun{t: t, rng: rand.New(rand.NewPCG(seed, 0)), disk: vfs.NewMem(), ex: executor.NewManual(time.Unix(1, 0))}
+			r := &crashRun{t: t, rng: rand.New(rand.NewPCG(seed, 0)), disk: vfs.NewMem(), ex: executor.NewManual(time.Unix(1, 0)), user: []string{""}}
 			r.o = Options{SegmentBytes: MinSegmentBytes << r.rng.IntN(2), IndexInterval: 64 << r.rng.IntN(6)}
 			switch r.rng.IntN(4) {
 			case 0:
 				r.o.Sync = SyncNever()
 			case 1:
 				r.o.Sync = SyncInterval(time.Millisecond)
+			}
+			r.o.ManualCommit = r.rng.IntN(4) == 0
+			if r.rng.IntN(4) == 0 {
+				r.o.RetentionBytes = 5 * MinSegmentBytes
+			}
+			if r.rng.IntN(4) == 0 {
+				r.o.SegmentAge = time.Second
+			}
+			if r.rng.IntN(4) == 0 {
+				r.o.Compression = batch.CodecSnappy
 			}
 			for range *crashRounds {
 				r.round()
@@ -86,7 +103,7 @@ func (r *crashRun) plan() {
 	default:
 		r.power = true
 	}
-	r.disk.Inject(func(op vfs.Op, _ string) error {
+	r.disk.Inject(func(op vfs.Op, name string) error {
 		if op == vfs.OpRead {
 			return nil
 		}
@@ -97,6 +114,7 @@ func (r *crashRun) plan() {
 			return nil
 		}
 		r.fired = true
+		r.logf("fails: %s %s, power %t, %v", op, name, r.power, r.once)
 		if r.power {
 			return errPowerOff
 		}
@@ -123,79 +141,171 @@ func (r *crashRun) round() {
 	}
 	if r.l != nil && !(r.fired && r.power) && r.rng.IntN(3) == 0 {
 		if err := r.l.Close(); err == nil {
-			r.durable = len(r.values)
+			r.durable = r.end()
 		} else {
 			require.True(r.t, r.fired, "close: %v", err)
 		}
 	}
 	r.disk.Inject(nil)
-	r.end()
+	r.stop()
 }
 
-// end kills the process, or crashes the machine.
-func (r *crashRun) end() {
+// logf notes a step of the one seed that is being replayed.
+func (r *crashRun) logf(format string, args ...any) {
+	if *crashSeed != 0 {
+		r.t.Logf(format, args...)
+	}
+}
+
+// end is the offset behind all that may be in the log.
+func (r *crashRun) end() int { return r.base + len(r.values) }
+
+// stop kills the process, or crashes the machine.
+func (r *crashRun) stop() {
 	if r.rng.IntN(3) == 0 {
+		r.logf("killed")
 		r.disk.UnlockAll()
 		return
 	}
+	r.logf("crash")
 	rng := r.rng
 	if rng.IntN(4) == 0 {
 		rng = nil
 	}
 	r.disk = r.disk.Crash(rng)
+	if r.rng.IntN(4) == 0 {
+		r.flip(r.disk.Crash(nil))
+	}
 }
 
 // check compares the reopened log with the model.
 func (r *crashRun) check() {
-	end := int(r.l.EndOffset())
+	if r.o.ManualCommit {
+		require.NoError(r.t, r.l.Commit(r.l.LastPlace().Index))
+	}
+	first, end := int(r.l.FirstOffset()), int(r.l.EndOffset())
+	r.logf("opened: %d to %d; model: %d, durable %d, %d to %d; %+v", first, end, r.base, r.durable, r.first, r.end(), r.l.Recovery())
+	if first == end && slices.Contains(r.resets, end) {
+		r.base, r.values, r.durable, r.first, r.asked = end, nil, end, end, end
+	}
+	r.resets = nil
 	require.GreaterOrEqual(r.t, end, r.durable, "acknowledged records are lost")
-	require.LessOrEqual(r.t, end, len(r.values), "records out of nowhere")
-	r.values = r.values[:end]
+	require.LessOrEqual(r.t, end, r.end(), "records out of nowhere")
+	require.GreaterOrEqual(r.t, first, r.first, "removed records are back")
+	if r.o.RetentionBytes == 0 {
+		require.LessOrEqual(r.t, first, r.asked, "records removed that nobody asked for")
+	}
+	r.first, r.asked = first, max(r.asked, first)
+	r.values = r.values[:end-r.base]
 	r.durable = end // recovery made it so
-	for i := range r.values {
-		require.Equal(r.t, r.values[i], readValue(r.t, r.l, uint64(i)))
+	for i := first; i < end; i++ {
+		require.Equal(r.t, r.values[i-r.base], readValue(r.t, r.l, uint64(i)))
 	}
 	if s := r.l.active; s != nil && !s.sealed {
 		require.True(r.t, isZero(s.b[s.end.Load():]), "leftovers behind the tail")
 	}
+	user := string(r.l.State())
+	require.Contains(r.t, r.user, user)
+	r.user = []string{user}
+}
+
+// flip opens a copy of the disk with one bit flipped somewhere: it is noticed, or makes no
+// difference to what is read. That records are lost must not be noticed: it may be the
+// last group, of which nothing says that it was durable.
+func (r *crashRun) flip(disk *vfs.Mem) {
+	names, err := disk.List("d")
+	if err != nil || len(names) == 0 {
+		return
+	}
+	f, err := disk.Open("d/"+names[r.rng.IntN(len(names))], true)
+	require.NoError(r.t, err)
+	size, err := f.Size()
+	require.NoError(r.t, err)
+	if size == 0 {
+		return
+	}
+	var b [1]byte
+	at := r.rng.Int64N(size)
+	_, err = f.ReadAt(b[:], at)
+	require.NoError(r.t, err)
+	b[0] ^= 1 << r.rng.IntN(8)
+	_, err = f.WriteAt(b[:], at)
+	require.NoError(r.t, err)
+	require.NoError(r.t, f.Sync())
+
+	o := r.o
+	o.FS, o.Executor, o.ManualCommit = disk, executor.NewManual(r.ex.Now().Add(time.Second)), false
+	l, err := Open("d", o)
+	if err != nil {
+		require.True(r.t, errors.Is(err, ErrCorrupt) || errors.Is(err, ErrVersion), "open: %v", err)
+		return
+	}
+	for i := l.FirstOffset(); i < l.EndOffset(); i++ {
+		rec, lease, err := l.Read(i)
+		if err != nil {
+			require.ErrorIs(r.t, err, ErrCorrupt)
+			continue
+		}
+		if k := int(i) - r.base; k >= 0 && k < len(r.values) {
+			require.Equal(r.t, r.values[k], string(rec.Value))
+		}
+		lease.Release()
+	}
+	require.NoError(r.t, l.Close())
 }
 
 // step does one thing; an error is one that ends the use of the log.
 func (r *crashRun) step() error {
-	switch n := r.rng.IntN(20); {
-	case n < 12:
+	switch n := r.rng.IntN(60); {
+	case n < 30:
 		return r.append()
-	case n < 15:
+	case n < 36:
+		return r.appendMany()
+	case n < 43:
 		r.ex.Step()
-	case n < 17:
+	case n < 48:
 		r.ex.Advance(time.Duration(r.rng.IntN(2000)) * time.Millisecond)
-	case n < 18:
+	case n < 51:
 		if err := r.l.Sync(); err != nil {
 			return err
 		}
-		r.durable = len(r.values)
+		r.durable = r.end()
+	case n < 52:
+		return r.truncateSuffix()
+	case n < 53:
+		return r.truncatePrefix()
+	case n < 54 && r.rng.IntN(8) == 0:
+		return r.reset()
+	case n < 55:
+		return r.setState()
 	default:
-		if end := int(r.l.EndOffset()); end > 0 {
-			i := r.rng.IntN(end)
-			require.Equal(r.t, r.values[i], readValue(r.t, r.l, uint64(i)))
+		first, end := int(r.l.FirstOffset()), int(r.l.EndOffset())
+		if end > first {
+			i := first + r.rng.IntN(end-first)
+			require.Equal(r.t, r.values[i-r.base], readValue(r.t, r.l, uint64(i)))
 		}
 	}
 	return nil
 }
 
-func (r *crashRun) append() error {
-	records := make([]Record, 1+r.rng.IntN(5))
-	var values []string
+// records makes some, and their values.
+func (r *crashRun) records() (records []Record, values []string) {
+	records = make([]Record, 1+r.rng.IntN(5))
 	for i := range records {
 		n := r.rng.IntN(900)
 		if r.rng.IntN(80) == 0 {
 			n = 2 * MinSegmentBytes // may be longer than a segment
 		}
-		v := fmt.Sprintf("%d %s", len(r.values)+i, bytes.Repeat([]byte{byte('a' + r.rng.IntN(26))}, n))
+		v := fmt.Sprintf("%d %d %s", r.end()+i, r.rng.IntN(100), bytes.Repeat([]byte{byte('a' + r.rng.IntN(26))}, n))
 		records[i].Value = []byte(v)
 		values = append(values, v)
 	}
-	first, err := r.l.Append(records...)
+	return records, values
+}
+
+// appended takes note of an append that returned.
+func (r *crashRun) appended(values []string, first uint64, err error) error {
+	r.logf("appended %d at %d: %v", len(values), r.end(), err)
 	switch {
 	case errors.Is(err, ErrFailed):
 		r.values = append(r.values, values...) // perhaps
@@ -205,10 +315,147 @@ func (r *crashRun) append() error {
 		require.Equal(r.t, IsFull(err), r.once == syscall.ENOSPC)
 		return nil // nothing has been appended, and the log goes on
 	}
-	require.EqualValues(r.t, len(r.values), first)
+	require.EqualValues(r.t, r.end(), first)
 	r.values = append(r.values, values...)
 	if r.o.Sync.always() {
-		r.durable = len(r.values)
+		r.durable = r.end()
 	}
+	return r.commit()
+}
+
+// commit lets readers see what is appended.
+func (r *crashRun) commit() error {
+	if !r.o.ManualCommit {
+		return nil
+	}
+	return r.l.Commit(r.l.LastPlace().Index)
+}
+
+func (r *crashRun) append() error {
+	records, values := r.records()
+	if r.rng.IntN(3) > 0 {
+		first, err := r.l.Append(records...)
+		return r.appended(values, first, err)
+	}
+	body := batch.Append(nil, records, 5)
+	first, err := r.l.AppendBatch(body, batch.Checksum(body)).Wait()
+	return r.appended(values, first, err)
+}
+
+// appendMany has several appends under way at once, or appends several entries, some of
+// them control entries.
+func (r *crashRun) appendMany() error {
+	n := 1 + r.rng.IntN(6)
+	if r.rng.IntN(2) == 0 {
+		var pending []Pending
+		var values [][]string
+		before := r.end()
+		for range n {
+			records, v := r.records()
+			for i := range records { // the model does not have those before yet
+				records[i].Value = []byte(fmt.Sprint(len(pending), string(records[i].Value)))
+				v[i] = string(records[i].Value)
+			}
+			pending, values = append(pending, r.l.AppendAsync(records...)), append(values, v)
+		}
+		var failed error
+		for i, p := range pending {
+			first, err := p.Wait()
+			if err := r.appended(values[i], first, err); err != nil {
+				failed = err
+			}
+		}
+		require.LessOrEqual(r.t, before, r.end())
+		return failed
+	}
+	p := r.l.LastPlace()
+	var entries []Entry
+	var values []string
+	for i := range n {
+		e := Entry{Index: p.Index + uint64(i) + 1, Term: p.Term + 1, Kind: KindControl, Body: bytes.Repeat([]byte("c"), r.rng.IntN(300))}
+		if r.rng.IntN(2) == 0 {
+			records, v := r.records()
+			e.Kind, e.Body = KindData, batch.Append(nil, records, 5)
+			values = append(values, v...)
+		}
+		e.Checksum = batch.Checksum(e.Body)
+		entries = append(entries, e)
+	}
+	first, err := r.l.AppendEntries(entries...).Wait()
+	if err != nil && !errors.Is(err, ErrFailed) {
+		// Some may have been appended, in order.
+		end := int(r.l.LastPlace().Offset)
+		values = values[:end-r.end()]
+		r.values = append(r.values, values...)
+		require.True(r.t, r.fired, "append: %v", err)
+		return r.commit()
+	}
+	return r.appended(values, first, err)
+}
+
+func (r *crashRun) truncateSuffix() error {
+	last := r.l.LastPlace()
+	begin := r.l.FirstPlace().Index
+	if r.o.ManualCommit {
+		begin = r.l.Metrics().CommittedIndex
+		if begin > 0 {
+			if err := r.l.TruncateSuffix(begin - 1); !errors.Is(err, ErrFailed) {
+				require.ErrorIs(r.t, err, ErrCommitted)
+			}
+		}
+	}
+	index := begin + r.rng.Uint64N(last.Index-begin+1)
+	p, err := r.l.PlaceAfter(index)
+	require.NoError(r.t, err)
+	err = r.l.TruncateSuffix(index)
+	r.logf("truncated behind entry %d, offset %d of %d: %v", index, p.Offset, last.Offset, err)
+	r.durable = min(r.durable, int(p.Offset))
+	if err != nil {
+		require.True(r.t, r.fired, "truncate suffix: %v", err)
+		return err
+	}
+	require.Equal(r.t, p, r.l.LastPlace())
+	r.values = r.values[:int(p.Offset)-r.base]
+	return nil
+}
+
+func (r *crashRun) truncatePrefix() error {
+	first, end := int(r.l.FirstOffset()), int(r.l.EndOffset())
+	offset := first + r.rng.IntN(end-first+1)
+	r.asked = max(r.asked, offset)
+	r.logf("truncating before offset %d", offset)
+	if err := r.l.TruncatePrefix(uint64(offset)); err != nil {
+		require.True(r.t, r.fired, "truncate prefix: %v", err)
+		if errors.Is(err, ErrFailed) {
+			return err
+		}
+	}
+	r.first = int(r.l.FirstOffset())
+	require.LessOrEqual(r.t, r.first, max(offset, first))
+	return nil
+}
+
+func (r *crashRun) reset() error {
+	p := r.l.LastPlace()
+	p = Place{Index: p.Index + 100, Term: p.Term + 1, Offset: uint64(r.end()) + 1000, Chain: r.rng.Uint64()}
+	r.resets = append(r.resets, int(p.Offset))
+	r.logf("resetting to offset %d", p.Offset)
+	if err := r.l.Reset(p); err != nil {
+		require.True(r.t, r.fired, "reset: %v", err)
+		return err
+	}
+	end := int(p.Offset)
+	r.base, r.values, r.durable, r.first, r.asked = end, nil, end, end, end
+	return nil
+}
+
+func (r *crashRun) setState() error {
+	user := fmt.Sprint(r.rng.Uint64(), string(make([]byte, r.rng.IntN(2000))))
+	r.user = append(r.user, user)
+	if err := r.l.SetState([]byte(user)); err != nil {
+		require.True(r.t, r.fired, "set state: %v", err)
+		return err
+	}
+	r.user = []string{user}
 	return nil
 }

@@ -1,9 +1,9 @@
 package storage
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"runtime/debug"
 )
 
@@ -185,14 +185,11 @@ func (l *Log) holderOf(index uint64) (*segment, error) {
 func (s *segment) entries(dst []Entry, index uint64, maxBytes int) (out []Entry, err error) {
 	defer catchFault(s.path, &err, debug.SetPanicOnFault(true))
 	end := s.end.Load()
-	pos, err := s.locateIndex(index, end)
+	pos, h, err := s.locateIndex(index, end)
 	if err != nil {
 		return dst, err
 	}
 	h, body, err := s.entry(pos, end)
-	if err == nil && h.index != index {
-		err = errBreak // the lengths on the way led astray
-	}
 	if err != nil {
 		return dst, s.corrupt(pos, index, h.offset, err)
 	}
@@ -217,18 +214,8 @@ func (s *segment) entries(dst []Entry, index uint64, maxBytes int) (out []Entry,
 // header returns the header of the entry with that index.
 func (s *segment) header(index uint64) (h entryHeader, err error) {
 	defer catchFault(s.path, &err, debug.SetPanicOnFault(true))
-	pos, err := s.locateIndex(index, s.end.Load())
-	if err != nil {
-		return h, err
-	}
-	h, err = parseEntryHeader(s.b[pos:], s.seed)
-	if err == nil && h.index != index {
-		err = errBreak
-	}
-	if err != nil {
-		return h, s.corrupt(pos, index, h.offset, err)
-	}
-	return h, nil
+	_, h, err = s.locateIndex(index, s.end.Load())
+	return h, err
 }
 
 // findEntry returns the index of the entry that holds the record at offset.
@@ -260,22 +247,24 @@ func (s *segment) lastHeader() (h entryHeader, err error) {
 	return h, nil
 }
 
-// locateIndex returns the position of the entry with that index, on whose way lengths
-// are taken on trust, as by locate; errNotInSegment if the entries up to end end before it.
-func (s *segment) locateIndex(index uint64, end int64) (int64, error) {
+// locateIndex returns the position of the entry with that index, whose header and those
+// on the way from an index point have been verified; errNotInSegment if the entries up to
+// end end before it.
+func (s *segment) locateIndex(index uint64, end int64) (pos int64, h entryHeader, err error) {
 	rel := index - s.before.Index - 1
-	if rel > uint64(^uint32(0)) {
-		return 0, errNotInSegment
+	if rel > math.MaxUint32 {
+		return 0, h, errNotInSegment
 	}
-	for pos := s.ix.findIndex(uint32(rel)); pos+entryHeaderSize <= end; {
-		switch here := binary.LittleEndian.Uint64(s.b[pos+8:]); {
-		case here == index:
-			return pos, nil
-		case here > index:
-			return 0, s.corrupt(pos, index, 0, errBreak)
+	for pos = s.ix.findIndex(uint32(rel)); pos < end; pos += entrySize(h.bodyLen) {
+		if h, err = parseEntryHeader(s.b[pos:end], s.seed); err == nil && h.index > index {
+			err = errBreak
 		}
-		bodyLen, _, _ := hop(s.b[pos:])
-		pos += entrySize(bodyLen)
+		if err != nil {
+			return 0, h, s.corrupt(pos, index, h.offset, err)
+		}
+		if h.index == index {
+			return pos, h, nil
+		}
 	}
-	return 0, errNotInSegment
+	return 0, h, errNotInSegment
 }

@@ -9,6 +9,7 @@ import (
 	"sort"
 	"sync/atomic"
 
+	"github.com/zue-log/zue/storage/batch"
 	"github.com/zue-log/zue/storage/vfs"
 )
 
@@ -193,6 +194,9 @@ func (ix *index) add(p point) {
 	ix.count.Store(n + 1)
 }
 
+// capacity is how many points there is room for.
+func (ix *index) capacity() int { return (len(ix.b) - indexHeaderSize) / pointSize }
+
 func (ix *index) point(i int) point {
 	return parsePoint(ix.b[indexHeaderSize+i*pointSize:])
 }
@@ -203,29 +207,37 @@ func parsePoint(b []byte) point {
 	return point{offset: le.Uint32(b), index: le.Uint32(b[4:]), entry: le.Uint32(b[8:]), record: le.Uint32(b[12:]), before: int64(le.Uint64(b[16:]))}
 }
 
-// find returns the last point whose offset is at most offset; without one, the
-// segment's first entry. If the entries from there to the next point look as if they
-// were all of one size, guess is where the entry that holds the offset is then, else
-// it is 0: to walk there would be a cache miss per entry.
-func (ix *index) find(offset uint32) (p point, guess int64) {
-	n := ix.search(pointOffset, offset)
-	if n == 0 {
-		return point{entry: segmentHeaderSize}, 0
+// find returns the number of points whose offset is at most offset, and the last of them;
+// without one, the segment's first entry.
+func (ix *index) find(offset uint32) (n int, p point) {
+	if n = ix.search(pointOffset, offset); n == 0 {
+		return 0, point{entry: segmentHeaderSize}
 	}
-	p = ix.point(n - 1)
-	if int64(n) >= ix.count.Load() || p.record > 0 {
-		return p, 0
+	return n, ix.point(n - 1)
+}
+
+// stride returns how far apart all records from p, which is point n-1, to point n are if
+// they are of one size, or all entries if these points are at the beginning of some; 0
+// if they cannot be.
+func (ix *index) stride(n int, p *point) uint32 {
+	if n == 0 || int64(n) >= ix.count.Load() {
+		return 0
 	}
 	q := ix.point(n)
-	if q.record > 0 || q.offset <= p.offset {
-		return p, 0
+	size := q.entry - p.entry
+	if size == 0 {
+		size = q.record - p.first()
+	} else if p.record > 0 || q.record > 0 {
+		return 0
 	}
-	span := q.offset - p.offset
-	if size := (q.entry - p.entry) / span; size*span == q.entry-p.entry && size%entryAlign == 0 {
-		guess = int64(p.entry) + int64(offset-p.offset)*int64(size)
+	if span := q.offset - p.offset; span > 0 && size%span == 0 {
+		return size / span
 	}
-	return p, guess
+	return 0
 }
+
+// first is the position of the record in the entry's body.
+func (p *point) first() uint32 { return max(p.record, batch.HeaderSize) }
 
 // findIndex returns the position of the last entry that has a point and whose
 // index, less the segment's first, is at most index.
@@ -247,14 +259,14 @@ func (ix *index) lastBefore(end int64) int64 {
 	return segmentHeaderSize
 }
 
-// findTime returns the position of an entry such that no record of those before it
-// has a timestamp of at least ms: the last such that has a point.
-func (ix *index) findTime(ms int64) int64 {
+// findTime returns the last point before which no record has a timestamp of at least ms;
+// without one, the segment's first entry.
+func (ix *index) findTime(ms int64) point {
 	n := sort.Search(int(ix.count.Load()), func(i int) bool { return ix.point(i).before >= ms })
-	if n > 0 {
-		return int64(ix.point(n - 1).entry)
+	if n == 0 {
+		return point{entry: segmentHeaderSize}
 	}
-	return segmentHeaderSize
+	return ix.point(n - 1)
 }
 
 // The fields of a point that are searched for, by their position in it.

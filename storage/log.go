@@ -66,6 +66,7 @@ type Log struct {
 	spare     *group // to be used again, for its buffer
 	paused    int    // that many keep appends out
 	written   Place  // after the last entry written
+	crowded   bool   // several appends were in the last group
 	committed uint64 // what Commit was told
 	shown     uint64 // the last committed entry that readers see
 	counts    Metrics
@@ -92,6 +93,9 @@ type tail struct {
 	// milliseconds.
 	start   uint64
 	created int64
+	// cold says that its blocks were never written, which makes each sync dearer:
+	// it was needed before one could be filled with zeros.
+	cold bool
 }
 
 // Open opens the log in dir, creating both if there is none, and recovers what a
@@ -195,21 +199,24 @@ func (l *Log) State() []byte {
 
 // SetState keeps b, at most MaxStateBytes long, in the log's directory for its user,
 // durably: after a crash either b is there or what was before. Replication keeps its
-// term and vote there. It costs two syncs.
+// term and vote there. It costs two syncs. An error that wraps ErrFailed leaves open
+// which it will be: as for appends, the log must be opened again.
 func (l *Log) SetState(b []byte) error {
 	if len(b) > MaxStateBytes {
 		return fmt.Errorf("set state of %d bytes: %w (at most %d bytes)", len(b), ErrTooLarge, MaxStateBytes)
 	}
 	l.mu.Lock()
-	closed := l.closed
+	err := l.usable()
 	l.mu.Unlock()
-	switch {
-	case closed:
-		return ErrClosed
-	case l.opts.ReadOnly:
-		return ErrReadOnly
+	if err != nil {
+		return err
 	}
-	return l.saveState(func(s *state) { s.user = slices.Clone(b) })
+	if err := l.saveState(func(s *state) { s.user = slices.Clone(b) }); err != nil {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return l.fail(fmt.Errorf("set state: %w", err))
+	}
+	return nil
 }
 
 // Sync makes durable what was appended before the call. It fails if the log has

@@ -232,15 +232,20 @@ func (s *segment) find(offset uint64, z *unzipped, rec *Record) error {
 // Lengths on the way are taken on trust: one that is wrong leads to bytes that are no
 // entry for this offset, and the entry that it leads to is checked.
 func (s *segment) locate(offset uint64, end int64) (pos int64, record int, err error) {
-	p, guess := s.ix.find(uint32(offset - s.before.Offset))
-	if guess > 0 && guess+entryHeaderSize <= end {
-		// A right checksum proves that it is an entry, since the segment's seed
-		// is in it; without one the way is longer.
-		if h, err := parseEntryHeader(s.b[guess:], s.seed); err == nil && h.holds(offset) == nil {
-			return guess, 0, nil
+	at := uint32(offset - s.before.Offset)
+	n, p := s.ix.find(at)
+	pos = int64(p.entry)
+	// Where all is of one size the way is a multiplication, and not a cache miss for
+	// each record or entry from the point on.
+	if size := s.ix.stride(n, &p); size > 0 {
+		ahead := int64(at-p.offset) * int64(size)
+		if s.even.has(n - 1) {
+			return pos, int(p.first()) + int(ahead), nil
+		}
+		if s.isEntry(pos+ahead, offset, end) {
+			return pos + ahead, 0, nil
 		}
 	}
-	pos = int64(p.entry)
 	for pos+entryHeaderSize <= end {
 		bodyLen, first, span := hop(s.b[pos:])
 		if offset < first {
@@ -257,6 +262,17 @@ func (s *segment) locate(offset uint64, end int64) (pos int64, record int, err e
 	return 0, 0, s.corrupt(pos, 0, offset, errShortEntry)
 }
 
+// isEntry says whether an entry that holds the record at offset begins at pos, which need
+// not be the position of any: the segment's seed is in the checksum, so that no bytes
+// of a body have a right one.
+func (s *segment) isEntry(pos int64, offset uint64, end int64) bool {
+	if pos%entryAlign != 0 || pos+entryHeaderSize > end {
+		return false
+	}
+	h, err := parseEntryHeader(s.b[pos:], s.seed)
+	return err == nil && h.holds(offset) == nil
+}
+
 // holds checks that the record at offset is in the entry, to which unverified lengths
 // led.
 func (h *entryHeader) holds(offset uint64) error {
@@ -266,43 +282,86 @@ func (h *entryHeader) holds(offset uint64) error {
 	return nil
 }
 
-// entry returns the entry at pos, verified.
-func (s *segment) entry(pos, end int64) (h entryHeader, body []byte, err error) {
-	if h, body, err = splitEntry(s.b[pos:end], s.seed); err != nil {
-		return h, nil, err
-	}
-	if len(body) < checkedBlock {
-		if batch.Checksum(body) != h.bodyCRC {
-			return h, nil, errBodyCRC
-		}
-		return h, body, nil
-	}
-	word, bit := s.checkedBit(pos)
-	if word.Load()&bit != 0 {
-		return h, body, nil
-	}
-	if batch.Checksum(body) != h.bodyCRC {
-		return h, nil, errBodyCRC
-	}
-	word.Or(bit)
-	return h, body, nil
-}
-
 // checkedBlock is how many bytes of a segment share one bit that says whether the
 // entry which begins there was found intact. Only longer entries have one, so there
 // is no other that begins there; summing shorter ones takes less than half a
 // microsecond.
 const checkedBlock = 4096
 
-// checkedBit returns where it is kept that the long entry at pos was found intact.
-func (s *segment) checkedBit(pos int64) (word *atomic.Uint32, bit uint32) {
-	bits := s.checked.Load()
-	if bits == nil {
-		s.checked.CompareAndSwap(nil, new(make([]atomic.Uint32, len(s.b)/checkedBlock/32+1)))
-		bits = s.checked.Load()
+// entry returns the entry at pos, verified.
+func (s *segment) entry(pos, end int64) (h entryHeader, body []byte, err error) {
+	if h, body, err = splitEntry(s.b[pos:end], s.seed); err != nil {
+		return h, nil, err
 	}
-	block := uint(pos) / checkedBlock
-	return &(*bits)[block/32], 1 << (block % 32)
+	block := int(pos / checkedBlock)
+	if len(body) >= checkedBlock && s.checked.has(block) {
+		return h, body, nil
+	}
+	if batch.Checksum(body) != h.bodyCRC {
+		return h, nil, errBodyCRC
+	}
+	if len(body) >= checkedBlock {
+		s.noteEven(pos, &h, body)
+		s.checked.add(block, len(s.b)/checkedBlock+1)
+	}
+	return h, body, nil
+}
+
+// noteEven finds between which index points the records of an entry are of one size.
+func (s *segment) noteEven(pos int64, h *entryHeader, body []byte) {
+	r, err := batch.NewReader(body, h.offset)
+	if err != nil {
+		return
+	}
+	for n, p := s.ix.find(uint32(h.offset - s.before.Offset)); int64(p.entry) <= pos; n++ {
+		if size := s.ix.stride(n, &p); size > 0 && int64(p.entry) == pos && s.isEven(r, n, &p, size) {
+			s.even.add(n-1, s.ix.capacity())
+		}
+		if int64(n) >= s.ix.count.Load() {
+			return
+		}
+		p = s.ix.point(n)
+	}
+}
+
+// isEven says whether the records from p, which is point n-1, to point n of the same body
+// are of that size.
+func (s *segment) isEven(r batch.Reader, n int, p *point, size uint32) bool {
+	q := s.ix.point(n)
+	if q.entry != p.entry || r.Seek(int(p.first())) != nil {
+		return false
+	}
+	for i := range q.offset - p.offset {
+		if r.Position() != int(p.first()+i*size) {
+			return false
+		}
+		offset, ok, err := r.Skip()
+		if !ok || err != nil || offset != s.before.Offset+uint64(p.offset+i) {
+			return false
+		}
+	}
+	return true
+}
+
+// bitSet is a set of small numbers, to which may be added concurrently. Its memory is
+// allocated with the first.
+type bitSet struct {
+	words atomic.Pointer[[]atomic.Uint32]
+}
+
+// add adds i, which is less than size, as all others are.
+func (b *bitSet) add(i, size int) {
+	words := b.words.Load()
+	if words == nil {
+		b.words.CompareAndSwap(nil, new(make([]atomic.Uint32, (size+31)/32)))
+		words = b.words.Load()
+	}
+	(*words)[i/32].Or(1 << (i % 32))
+}
+
+func (b *bitSet) has(i int) bool {
+	words := b.words.Load()
+	return words != nil && (*words)[uint(i)/32].Load()>>(uint(i)%32)&1 != 0
 }
 
 // unzipped remembers the compressed body that was read last, so that its records can

@@ -152,6 +152,42 @@ func TestEvenEntries(t *testing.T) {
 	}
 }
 
+// TestEvenRecords reads long entries whose records are of one size between most index
+// points, but not all.
+func TestEvenRecords(t *testing.T) {
+	l := open(t, t.TempDir(), Options{Sync: SyncNever(), IndexInterval: 256})
+	defer l.Close()
+	rng := rand.New(rand.NewPCG(1, 1))
+	var want []string
+	for range 20 {
+		records := make([]Record, 1000)
+		for i := range records {
+			v := fmt.Sprintf("%05d", len(want))
+			if rng.IntN(50) == 0 {
+				v += "x"
+			}
+			records[i] = Record{Timestamp: 1, Value: []byte(v)}
+			want = append(want, v)
+		}
+		_, err := l.Append(records...)
+		require.NoError(t, err)
+	}
+	for range 2 {
+		for i := range want {
+			require.Equal(t, want[i], readValue(t, l, uint64(i)))
+		}
+	}
+	s, even := (*l.segments.Load())[0], 0
+	points := int(s.ix.count.Load())
+	for i := range points {
+		if s.even.has(i) {
+			even++
+		}
+	}
+	require.Greater(t, even, points/4)
+	require.Less(t, even, points*3/4)
+}
+
 func TestReadAllocatesNothing(t *testing.T) {
 	l := open(t, t.TempDir(), Options{Sync: SyncNever()})
 	defer l.Close()
@@ -225,37 +261,43 @@ func TestBitFlips(t *testing.T) {
 		_, err = f.WriteAt(bad[:], pos)
 		require.NoError(t, err)
 		l := open(t, "d", o)
-		checkFlipped(t, l, &m, after)
+		checkFlipped(t, l, &m, pos, after)
 		require.NoError(t, l.Close())
 		_, err = f.WriteAt(b[:], pos)
 		require.NoError(t, err)
 	}
 }
 
-// checkFlipped reads all that l has, of which at most one entry before after is damaged.
-func checkFlipped(t *testing.T, l *Log, m *model, after Place) {
+// checkFlipped reads all that l has, in which the byte at pos of the first segment, which
+// ends with after, is damaged.
+func checkFlipped(t *testing.T, l *Log, m *model, pos int64, after Place) {
 	t.Helper()
 	var damage *CorruptionError
-	hit := map[uint64]bool{}
+	bad := map[uint64]uint32{} // how many of an entry's records, by its index
 	for _, e := range m.entries {
-		bad := 0
 		for i := e.Offset; i < e.Offset+uint64(e.Span); i++ {
 			got, lease, err := l.Read(i)
 			lease.Release()
 			if err != nil {
 				require.ErrorAs(t, err, &damage)
 				require.Less(t, i, after.Offset)
-				bad++
+				bad[e.Index]++
 				continue
 			}
 			require.Equal(t, m.records[i], got)
 		}
-		if bad > 0 {
-			hit[e.Index] = true
-		}
 	}
-	// One entry is hit, or those behind it up to the next index point, too, if it was
-	// in the way: one of its lengths.
+	hit, padding := m.at(pos)
+	if padding {
+		require.Empty(t, bad)
+	} else {
+		require.Equal(t, hit.Span, bad[hit.Index], "all records of the entry that was hit")
+	}
+	// If its length was hit, those behind it are not found up to the next point.
+	for index := range bad {
+		require.GreaterOrEqual(t, index, hit.Index)
+		require.LessOrEqual(t, index, hit.Index+512/entryHeaderSize)
+	}
 	for _, e := range m.entries {
 		got, lease, err := l.ReadEntries(nil, e.Index, 0)
 		if err != nil {
@@ -279,8 +321,22 @@ func checkFlipped(t *testing.T, l *Log, m *model, after Place) {
 		require.LessOrEqual(t, next, after.Offset)
 	} else {
 		require.NoError(t, it.Err())
-		require.Empty(t, hit)
+		require.True(t, padding || hit.Kind == KindControl && hit.Index == after.Index)
 	}
+}
+
+// at returns the entry that the byte at pos of the first segment belongs to, and whether
+// that is one of the zeros behind its body.
+func (m *model) at(pos int64) (e Entry, padding bool) {
+	at := int64(segmentHeaderSize)
+	for _, e = range m.entries {
+		n := entrySize(uint32(len(e.Body)))
+		if pos < at+n {
+			return e, pos >= at+entryHeaderSize+int64(len(e.Body))
+		}
+		at += n
+	}
+	panic("there is no such entry")
 }
 
 // TestReadersBesideAppends has readers of all kinds go through a log that grows, rolls

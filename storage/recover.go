@@ -61,7 +61,7 @@ func (l *Log) recover() (err error) {
 		l.opts.Logger.Warn("cut off bytes that were never durable", "dir", l.dir, "bytes", l.recovery.Torn,
 			"end_offset", r.at.Offset)
 	}
-	l.first.Store(&r.state.now.origin)
+	l.first.Store(new(r.state.now.origin))
 	l.written = r.at
 	l.durable.Store(r.at.Index)
 	l.tail = tail{place: r.at}

@@ -37,9 +37,9 @@ type segment struct {
 	seed   seed         // of its entries' header checksums
 	before Place        // what the first entry follows
 	end    atomic.Int64 // position after the last readable entry
-	// checked has a bit for each long entry that was found intact: see entry. It
-	// is allocated when the first one is.
-	checked atomic.Pointer[[]atomic.Uint32]
+	// checked has the blocks in which a long entry begins that was found intact, even
+	// the index points from which on its records are of one size: see entry.
+	checked, even bitSet
 
 	// maxTime is the largest timestamp of its records; noTime without any.
 	maxTime atomic.Int64
@@ -288,10 +288,9 @@ func (s *segment) addPoints(pos int64, h *entryHeader, body []byte, interval int
 	if err != nil {
 		return // the point at its start suffices
 	}
-	entry.before = s.maxTime.Load() // not exact inside the entry, but right
 	for {
 		at := int64(r.Position())
-		offset, ok, err := r.Skip()
+		offset, stamp, ok, err := r.SkipTime()
 		if err != nil || !ok {
 			return
 		}
@@ -302,6 +301,8 @@ func (s *segment) addPoints(pos int64, h *entryHeader, body []byte, interval int
 			s.ix.add(p)
 			s.ix.next = abs + interval
 		}
+		// Never more than the next entry's, should the batch's own largest be wrong.
+		entry.before = max(entry.before, min(stamp, s.maxTime.Load()))
 	}
 }
 

@@ -58,13 +58,15 @@ func (l *Log) offsetForTime(ms int64) (offset uint64, gone bool, err error) {
 func (s *segment) offsetForTime(ms int64, end uint64, z *unzipped) (offset uint64, found bool, err error) {
 	defer catchFault(s.path, &err, debug.SetPanicOnFault(true))
 	limit := s.end.Load()
-	for pos := s.ix.findTime(ms); pos+entryHeaderSize <= limit; {
+	p := s.ix.findTime(ms)
+	pos, record := int64(p.entry), int(p.record)
+	for pos+entryHeaderSize <= limit {
 		h, body, err := s.entry(pos, limit)
 		if err == nil && h.offset >= end {
 			break
 		}
 		if err == nil && h.kind == KindData {
-			offset, found, err = firstSince(ms, &h, body, z)
+			offset, found, err = firstSince(ms, &h, body, record, z)
 		}
 		if err != nil {
 			return 0, false, s.corrupt(pos, h.index, h.offset, err)
@@ -72,18 +74,22 @@ func (s *segment) offsetForTime(ms int64, end uint64, z *unzipped) (offset uint6
 		if found {
 			return offset, true, nil
 		}
-		pos += entrySize(h.bodyLen)
+		pos, record = pos+entrySize(h.bodyLen), 0
 	}
 	return 0, false, nil
 }
 
-// firstSince looks for the first record of an entry with a timestamp of at least ms.
-func firstSince(ms int64, h *entryHeader, body []byte, z *unzipped) (offset uint64, found bool, err error) {
+// firstSince looks for the first record of an entry with a timestamp of at least ms, from
+// a position in its body on, 0 being the first.
+func firstSince(ms int64, h *entryHeader, body []byte, record int, z *unzipped) (offset uint64, found bool, err error) {
 	b, err := batch.ParseHeader(body)
 	if err != nil || b.MaxTimestamp < ms {
 		return 0, false, err
 	}
 	r, err := z.reader(h, body)
+	if err == nil && record > 0 {
+		err = r.Seek(record)
+	}
 	for err == nil {
 		var stamp int64
 		var ok bool

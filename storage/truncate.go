@@ -225,6 +225,7 @@ func (l *Log) Reset(p Place) error {
 	if err := l.saveState(func(s *state) { s.origin, s.reset = p, true }); err != nil {
 		return l.fail(fmt.Errorf("reset to entry %d: %w", p.Index, err))
 	}
+	names, err := l.fs.List(l.dir) // there may be files that could not be removed
 	segments := *l.segments.Load()
 	l.end.Store(p.Offset)
 	l.beginCut()
@@ -232,10 +233,17 @@ func (l *Log) Reset(p Place) error {
 	l.first.Store(&p)
 	l.durable.Store(p.Index)
 	l.publish(nil)
-	l.written, l.committed, l.shown, l.tail, l.active = p, p.Index, p.Index, tail{place: p}, nil
-	var err error
-	for _, s := range slices.Backward(segments) {
-		err = errors.Join(err, l.removeFiles(s.before.Offset), s.release())
+	l.written, l.tail, l.active = p, tail{place: p}, nil
+	if l.opts.ManualCommit {
+		l.committed, l.shown = p.Index, p.Index
+	}
+	for _, name := range slices.Backward(names) {
+		if first, ext, ok := parseName(name); ok && ext == ".log" {
+			err = errors.Join(err, l.removeFiles(first))
+		}
+	}
+	for _, s := range segments {
+		err = errors.Join(err, s.release())
 	}
 	if err == nil {
 		l.stateMu.Lock()
@@ -251,18 +259,17 @@ func (l *Log) Reset(p Place) error {
 // TruncatePrefix removes the oldest segments, as long as all their records lie before
 // offset: records before it may stay, none from it on goes. The segment that is being
 // written stays, and with ManualCommit what is not committed. Leases stay valid; the
-// space is free when the last is released. Appends go on meanwhile.
+// space is free when the last is released. Appends go on meanwhile. After an error that
+// wraps ErrFailed the log must be opened again; after another, files are left that the
+// next open removes.
 func (l *Log) TruncatePrefix(offset uint64) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for l.syncing {
 		l.changed.Wait()
 	}
-	if l.closed {
-		return ErrClosed
-	}
-	if l.opts.ReadOnly {
-		return ErrReadOnly
+	if err := l.usable(); err != nil {
+		return err
 	}
 	k := 0
 	for segments := *l.segments.Load(); k < len(segments) && l.removable(segments[k]) && segments[k].last.Offset <= offset; {
@@ -337,7 +344,11 @@ func (l *Log) dropFirst(k int) error {
 	l.mu.Unlock()
 	err := l.saveState(func(s *state) { s.origin = origin })
 	l.mu.Lock()
-	if err == nil {
+	if err != nil {
+		// Perhaps the log begins there when it is opened again: nothing may
+		// happen until then that this would contradict.
+		err = l.fail(err)
+	} else {
 		l.first.Store(&origin)
 		l.publish(slices.Clone((*l.segments.Load())[k:]))
 		l.counts.RemovedSegments += uint64(k)

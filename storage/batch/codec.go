@@ -84,8 +84,8 @@ func AppendCompressed(dst []byte, records []Record, now int64, codec Codec) ([]b
 // not decompress, and what ParseHeader refuses, with its errors. dst is returned
 // unchanged then. What a batch says of itself is not trusted: no more than limit
 // bytes are allocated for it, and a few MiB that are kept for later calls. There is
-// one exception: the last block of a Zstandard frame that does not state its size,
-// and has more than limit bytes, may make the decoder allocate 1.25 times limit more.
+// one exception: the block by which a Zstandard frame that does not state its size
+// goes beyond limit may make the decoder allocate 1.25 times limit more.
 func Decompress(dst, body []byte, limit int) ([]byte, error) {
 	h, err := ParseHeader(body)
 	if err != nil {

@@ -63,7 +63,7 @@ type inode struct {
 	mu     sync.Mutex
 	data   []byte
 	synced []byte
-	stuck  map[int]bool // sectors that a failed Sync has left clean, not durable
+	stuck  map[int]string // sectors that a failed Sync has left clean, not durable, as they were
 	maps   int
 }
 
@@ -448,8 +448,11 @@ func (f *memFile) Sync() error {
 func (n *inode) sync() {
 	before := n.synced
 	n.synced = slices.Clone(n.data)
-	for i := range n.stuck {
-		if at := i * sectorSize; at < len(n.data) {
+	for i, was := range n.stuck {
+		at := i * sectorSize
+		if at < len(n.data) && string(n.data[at:min(at+sectorSize, len(n.data))]) != was {
+			delete(n.stuck, i) // stored to since, through a mapping
+		} else if at < len(n.data) {
 			clear(n.synced[at:min(at+sectorSize, len(n.data))])
 			if at < len(before) {
 				copy(n.synced[at:min(at+sectorSize, len(n.data))], before[at:])
@@ -462,12 +465,12 @@ func (n *inode) sync() {
 // held.
 func (n *inode) failSync() {
 	if n.stuck == nil {
-		n.stuck = map[int]bool{}
+		n.stuck = map[int]string{}
 	}
 	for at := 0; at < len(n.data); at += sectorSize {
 		end := min(at+sectorSize, len(n.data))
 		if end > len(n.synced) || !bytes.Equal(n.data[at:end], n.synced[at:end]) {
-			n.stuck[at/sectorSize] = true
+			n.stuck[at/sectorSize] = string(n.data[at:end])
 		}
 	}
 }

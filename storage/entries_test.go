@@ -1,0 +1,92 @@
+package storage
+
+import (
+	"math/rand/v2"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestEntriesModel(t *testing.T) {
+	for seed := range uint64(4) {
+		rng := rand.New(rand.NewPCG(seed, 3))
+		o := Options{Sync: SyncNever(), SegmentBytes: MinSegmentBytes << (2 * (seed % 3)), IndexInterval: 64 << (3 * (seed / 2)), ManualCommit: seed%2 == 1}
+		l := open(t, t.TempDir(), o)
+		origin := Place{Index: 0}
+		p, err := l.PlaceAfter(0)
+		require.NoError(t, err)
+		require.Equal(t, origin, p)
+		requireNoEntry(t, l, 1, IndexError{Index: 1, First: 1, Last: 0})
+
+		var m model
+		m.fill(t, l, rng, 200)
+		for i, want := range m.entries {
+			index := uint64(i + 1)
+			p, err := l.PlaceAfter(index)
+			require.NoError(t, err)
+			require.Equal(t, Place{Index: index, Term: want.Term, Offset: want.Offset + uint64(want.Span), Chain: want.Chain}, p)
+			maxBytes := rng.IntN(20_000)
+			prefix := []Entry{{Index: 77}}
+			got, lease, err := l.ReadEntries(prefix, index, maxBytes)
+			require.NoError(t, err)
+			require.EqualValues(t, 77, got[0].Index)
+			m.requireEntries(t, i, got[1:], maxBytes)
+			lease.Release()
+			if o.ManualCommit {
+				continue
+			}
+			for offset := want.Offset; offset < p.Offset; offset++ {
+				found, err := l.FindEntry(offset)
+				require.NoError(t, err)
+				require.Equal(t, index, found)
+			}
+		}
+		_, err = l.FindEntry(uint64(len(m.records)))
+		require.ErrorIs(t, err, ErrOutOfRange)
+		n := uint64(len(m.entries))
+		requireNoEntry(t, l, n+1, IndexError{Index: n + 1, First: 1, Last: n})
+		requireNoEntry(t, l, n+1<<40, IndexError{Index: n + 1<<40, First: 1, Last: n})
+
+		require.NoError(t, l.Reset(Place{Index: 500, Term: 3, Offset: 1000, Chain: 9}))
+		p, err = l.PlaceAfter(500)
+		require.NoError(t, err)
+		require.Equal(t, Place{Index: 500, Term: 3, Offset: 1000, Chain: 9}, p)
+		requireNoEntry(t, l, 5, IndexError{Index: 5, First: 501, Last: 500})
+		require.NoError(t, l.Close())
+		_, _, err = l.ReadEntries(nil, 501, 0)
+		require.ErrorIs(t, err, ErrClosed)
+	}
+}
+
+// requireEntries checks that got are the model's entries from number i on, as many as
+// ReadEntries gives.
+func (m *model) requireEntries(t *testing.T, i int, got []Entry, maxBytes int) {
+	t.Helper()
+	require.NotEmpty(t, got)
+	total := 0
+	for k, e := range got {
+		want := m.entries[i+k]
+		require.LessOrEqual(t, e.Mark, e.Index)
+		want.Mark = e.Mark
+		require.Equal(t, len(want.Body), len(e.Body))
+		require.Equal(t, string(want.Body), string(e.Body))
+		want.Body, e.Body = nil, nil
+		require.Equal(t, want, e)
+		total += len(m.entries[i+k].Body)
+	}
+	require.True(t, len(got) == 1 || total <= maxBytes)
+}
+
+func requireNoEntry(t *testing.T, l *Log, index uint64, want IndexError) {
+	t.Helper()
+	var missing *IndexError
+	got, lease, err := l.ReadEntries([]Entry{{}}, index, 1000)
+	require.ErrorAs(t, err, &missing)
+	require.ErrorIs(t, err, ErrNoEntry)
+	require.Equal(t, want, *missing)
+	require.Len(t, got, 1)
+	lease.Release()
+	_, err = l.PlaceAfter(index)
+	require.ErrorAs(t, err, &missing)
+	require.Equal(t, want, *missing)
+}
