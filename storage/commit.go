@@ -82,7 +82,7 @@ func (l *Log) write(g *group, s *segment) error {
 // that it cannot fail for want of space.
 func (s *segment) store(b []byte, pos int64) (err error) {
 	defer catchFault(s.path, &err, debug.SetPanicOnFault(true))
-	copy(s.w.Bytes()[pos:], b)
+	s.w.Store(b, pos)
 	return nil
 }
 

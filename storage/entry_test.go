@@ -105,6 +105,27 @@ func FuzzParseSegment(f *testing.F) {
 				require.Equal(t, int64(512), footerAt(end))
 			}
 		}
-		_, _ = parseState(b)
+	})
+}
+
+func FuzzParseState(f *testing.F) {
+	f.Add((&state{seq: 1, user: []byte("user")}).encode())
+	f.Add(encodeMark(5))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		// The checksums would keep the fuzzer out.
+		if len(b) >= stateHeader {
+			if n := stateHeader + int64(binary.LittleEndian.Uint32(b[60:])); n <= int64(len(b)) {
+				copy(b, crcOf(b[4:n]))
+			}
+		}
+		if s, err := parseState(b); err == nil && s.seq > 0 {
+			require.Equal(t, b[4:stateHeader+len(s.user)], s.encode()[4:])
+		}
+		if len(b) >= markSize {
+			copy(b, crcOf(b[4:markSize]))
+		}
+		if mark := parseMark(b); mark > 0 {
+			require.Equal(t, b[:markSize], encodeMark(mark))
+		}
 	})
 }

@@ -281,12 +281,12 @@ func (s *segment) addPoints(pos int64, h *entryHeader, body []byte, interval int
 		s.ix.add(entry)
 		s.ix.next = pos + interval
 	}
-	if h.kind != KindData || pos+entryHeaderSize+int64(len(body)) < s.ix.next {
+	if !plain(h, body) || pos+entryHeaderSize+int64(len(body)) < s.ix.next {
 		return
 	}
 	r, err := batch.NewReader(body, h.offset)
 	if err != nil {
-		return // the point at its start suffices
+		return // readers will say so; the point at its start suffices for them
 	}
 	for {
 		at := int64(r.Position())
@@ -304,6 +304,15 @@ func (s *segment) addPoints(pos int64, h *entryHeader, body []byte, interval int
 		// Never more than the next entry's, should the batch's own largest be wrong.
 		entry.before = max(entry.before, min(stamp, s.maxTime.Load()))
 	}
+}
+
+// plain says whether the entry's records can be found without decompressing them.
+func plain(h *entryHeader, body []byte) bool {
+	if h.kind != KindData {
+		return false
+	}
+	b, err := batch.ParseHeader(body)
+	return err == nil && b.Codec() == batch.CodecNone
 }
 
 // corrupt makes the error for a bad place in the segment.

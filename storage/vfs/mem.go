@@ -502,6 +502,12 @@ type memMapping struct {
 
 func (m *memMapping) Bytes() []byte { return m.bytes }
 
+func (m *memMapping) Store(p []byte, off int64) {
+	m.inode.mu.Lock()
+	defer m.inode.mu.Unlock()
+	copy(m.bytes[off:], p)
+}
+
 func (m *memMapping) Close() error {
 	m.inode.mu.Lock()
 	defer m.inode.mu.Unlock()

@@ -171,6 +171,8 @@ type osMapping struct{ m mmap.MMap }
 func (m *osMapping) Bytes() []byte { return m.m }
 func (m *osMapping) Close() error  { return m.m.Unmap() }
 
+func (m *osMapping) Store(p []byte, off int64) { copy(m.m[off:], p) }
+
 // writeZeros gives the file blocks the portable way.
 func writeZeros(f *os.File, at, n int64) error {
 	zeros := make([]byte, min(n, 1<<20))

@@ -68,6 +68,9 @@ type Mapping interface {
 	// Bytes is the region. It must not be touched after Close, nor beyond the
 	// file's end if the file was truncated meanwhile.
 	Bytes() []byte
+	// Store copies p to position off of a writable mapping, within it. It may be
+	// called while the file is being synced.
+	Store(p []byte, off int64)
 	// Close unmaps the region. It must be called once.
 	Close() error
 }
