@@ -328,7 +328,9 @@ func (l *Log) enqueue(w *payload) (*group, uint64, error) {
 	g.last = len(g.buf)
 	g.buf, g.after = appendEntry(g.buf, l.tail.seed, p, l.durable.Load(), w)
 	if w.kind == KindData {
-		g.maxTime = max(g.maxTime, batchMaxTime(g.buf[g.last+entryHeaderSize:]))
+		if b, err := batch.ParseHeader(g.buf[g.last+entryHeaderSize:]); err == nil {
+			g.maxTime = max(g.maxTime, b.MaxTimestamp)
+		}
 	}
 	g.entries++
 	l.tail.place = g.after

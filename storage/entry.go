@@ -275,21 +275,14 @@ func appendEntry(dst []byte, s seed, p Place, mark uint64, w *payload) ([]byte, 
 // noTime is the largest timestamp of no records.
 const noTime = math.MinInt64
 
-// maxTime is the largest timestamp in the entry's body; noTime for a control entry.
-func (h *entryHeader) maxTime(body []byte) int64 {
+// batch returns the header of the record batch in the entry's body; false for a control
+// entry, and for a body that is no batch, of which readers will say what is wrong.
+func (h *entryHeader) batch(body []byte) (batch.Header, bool) {
 	if h.kind != KindData {
-		return noTime
+		return batch.Header{}, false
 	}
-	return batchMaxTime(body)
-}
-
-// batchMaxTime is the largest timestamp that a batch says it has.
-func batchMaxTime(body []byte) int64 {
 	b, err := batch.ParseHeader(body)
-	if err != nil {
-		return noTime // readers will say what is wrong with it
-	}
-	return b.MaxTimestamp
+	return b, err == nil
 }
 
 // entry is the header with its body, as callers see it.

@@ -113,10 +113,7 @@ func Open(dir string, opts Options) (*Log, error) {
 	l := &Log{dir: dir, opts: opts, fs: opts.FS, tasks: map[*task]struct{}{}}
 	l.changed.L = &l.mu
 	if err := l.open(); err != nil {
-		var damage *CorruptionError
-		if errors.As(err, &damage) {
-			l.sawCorruption(damage)
-		}
+		l.report(err)
 		return nil, errors.Join(fmt.Errorf("open log in %s: %w", dir, err), l.release())
 	}
 	if hook := opts.Events.Recovered; hook != nil {
@@ -235,10 +232,7 @@ func (l *Log) Sync() error {
 
 // syncLocked is Sync; l.mu is held, but not during the system calls.
 func (l *Log) syncLocked() error {
-	// One at a time: a sync that fails is reported to one caller only.
-	for l.syncing {
-		l.changed.Wait()
-	}
+	l.awaitSync()
 	target := l.written
 	if l.failed != nil || l.durable.Load() >= target.Index {
 		return l.failed
@@ -267,6 +261,15 @@ func (l *Log) syncLocked() error {
 	l.markDurable(target.Index)
 	l.noteDurable()
 	return nil
+}
+
+// awaitSync waits until no Sync, sealing or removal is under way: a sync that fails is
+// reported to one caller only, so they exclude each other. l.mu is held, and let go of in
+// between.
+func (l *Log) awaitSync() {
+	for l.syncing {
+		l.changed.Wait()
+	}
 }
 
 // noteDurable saves the durable mark as far as that costs no wait: it outlives the

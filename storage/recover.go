@@ -506,28 +506,11 @@ func (r *recovering) finish() error {
 // pages may be marked clean without being on disk, if an fdatasync failed before
 // the crash; only a write makes them dirty again.
 func rewrite(s *segment, mark uint64) error {
-	pos, end := int64(segmentHeaderSize), s.end.Load()
-	for pos < end {
-		h, err := parseEntryHeader(s.b[pos:], s.seed)
-		if err != nil {
-			return s.corrupt(pos, 0, 0, err)
-		}
-		if h.index > mark {
-			break
-		}
-		pos += entrySize(h.bodyLen)
+	pos, err := s.positionAfter(mark)
+	if err != nil {
+		return err
 	}
-	// Not from the mapping itself: a write from the page that it writes to is
-	// slow at best.
-	buf := make([]byte, zeroChunk)
-	for pos < end {
-		n := copy(buf, s.b[pos:end])
-		if _, err := s.file.WriteAt(buf[:n], pos); err != nil {
-			return err
-		}
-		pos += int64(n)
-	}
-	return nil
+	return s.copyTo(s.file, pos, s.end.Load())
 }
 
 // markBeyond returns the largest durable mark in headers anywhere in b that

@@ -3,6 +3,7 @@ package storage
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -106,7 +107,7 @@ func (l *Log) activate(s *segment) {
 	l.mu.Lock()
 	old := l.active
 	l.active = s
-	l.publish(append((*l.segments.Load())[:len(*l.segments.Load()):len(*l.segments.Load())], s))
+	l.publish(append(slices.Clip(*l.segments.Load()), s))
 	l.counts.Rolls++
 	if old != nil && !old.sealed {
 		l.background(0, l.sealRolled)
@@ -178,11 +179,8 @@ func (l *Log) makeReady(path string, size int64, fill bool) (*readySegment, erro
 func (l *Log) sealRolled() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	// A sync that fails is reported to one caller only: not while another runs,
-	// and not after one has failed.
-	for l.syncing {
-		l.changed.Wait()
-	}
+	l.awaitSync()
+	// Nor after a sync has failed: one that comes later would seem to succeed.
 	for _, s := range *l.segments.Load() {
 		if s.sealed || s == l.active || l.failed != nil || l.closed {
 			continue

@@ -276,12 +276,15 @@ func (s *segment) addPoints(pos int64, h *entryHeader, body []byte, interval int
 		entry:  uint32(pos),
 		before: s.maxTime.Load(),
 	}
-	s.maxTime.Store(max(entry.before, h.maxTime(body)))
+	b, ok := h.batch(body)
+	if ok {
+		s.maxTime.Store(max(entry.before, b.MaxTimestamp))
+	}
 	if pos >= s.ix.next {
 		s.ix.add(entry)
 		s.ix.next = pos + interval
 	}
-	if !plain(h, body) || pos+entryHeaderSize+int64(len(body)) < s.ix.next {
+	if !ok || b.Codec() != batch.CodecNone || pos+entryHeaderSize+int64(len(body)) < s.ix.next {
 		return
 	}
 	r, err := batch.NewReader(body, h.offset)
@@ -304,15 +307,6 @@ func (s *segment) addPoints(pos int64, h *entryHeader, body []byte, interval int
 		// Never more than the next entry's, should the batch's own largest be wrong.
 		entry.before = max(entry.before, min(stamp, s.maxTime.Load()))
 	}
-}
-
-// plain says whether the entry's records can be found without decompressing them.
-func plain(h *entryHeader, body []byte) bool {
-	if h.kind != KindData {
-		return false
-	}
-	b, err := batch.ParseHeader(body)
-	return err == nil && b.Codec() == batch.CodecNone
 }
 
 // corrupt makes the error for a bad place in the segment.

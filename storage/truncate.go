@@ -7,6 +7,8 @@ import (
 	"runtime/debug"
 	"slices"
 	"time"
+
+	"github.com/zue-log/zue/storage/vfs"
 )
 
 // TruncateSuffix removes all entries after index last, durably. Offsets of removed
@@ -61,7 +63,7 @@ func (l *Log) cutBehind(p Place) error {
 	for ; n > 0 && segments[n-1].before.Index >= p.Index; n-- {
 		s := segments[n-1]
 		l.publish(segments[: n-1 : n-1])
-		if err := errors.Join(l.removeFiles(s.before.Offset), l.fs.SyncDir(l.dir), s.release()); err != nil {
+		if err := l.dropSegment(s); err != nil {
 			return err
 		}
 	}
@@ -80,6 +82,11 @@ func (l *Log) cutBehind(p Place) error {
 	l.active = s
 	l.tail = l.tailOf(s)
 	return nil
+}
+
+// dropSegment removes the files of s, which readers no longer see, durably.
+func (l *Log) dropSegment(s *segment) error {
+	return errors.Join(l.removeFiles(s.before.Offset), l.fs.SyncDir(l.dir), s.release())
 }
 
 // tailOf is the tail of a log whose active segment is s.
@@ -106,9 +113,7 @@ func (l *Log) lowerMark(index uint64) error {
 func (l *Log) growActive(size int64) (s *segment, final bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for l.syncing {
-		l.changed.Wait()
-	}
+	l.awaitSync()
 	s, final, err = l.replace(l.active, l.active.last, size)
 	if err == nil {
 		l.active = s
@@ -129,7 +134,10 @@ func (l *Log) replace(old *segment, p Place, size int64) (s *segment, final bool
 	if err != nil {
 		return nil, false, err
 	}
-	if err := copyFrom(r, old, end); err != nil {
+	if err = old.copyTo(r.file, 0, end); err == nil {
+		err = r.file.Sync()
+	}
+	if err != nil {
 		return nil, false, errors.Join(err, r.discard(l.fs))
 	}
 	// The index of old would not fit what follows. Without one it is made anew.
@@ -153,19 +161,21 @@ func (l *Log) replace(old *segment, p Place, size int64) (s *segment, final bool
 	return s, false, old.release()
 }
 
-// copyFrom writes old's bytes up to position end to r, durably.
-func copyFrom(r *readySegment, old *segment, end int64) error {
-	buf := make([]byte, min(end, zeroChunk))
-	for at := int64(0); at < end; at += int64(len(buf)) {
-		buf = buf[:min(int64(len(buf)), end-at)]
-		if err := old.copyAt(buf, at); err != nil {
+// copyTo writes the segment's bytes in [from, to) to the same place of f, which may be its
+// own file: not from the mapping itself, since a write from the page that it writes to is
+// slow at best.
+func (s *segment) copyTo(f vfs.File, from, to int64) error {
+	buf := make([]byte, min(to-from, zeroChunk))
+	for at := from; at < to; at += int64(len(buf)) {
+		buf = buf[:min(int64(len(buf)), to-at)]
+		if err := s.copyAt(buf, at); err != nil {
 			return err
 		}
-		if _, err := r.file.WriteAt(buf, at); err != nil {
+		if _, err := f.WriteAt(buf, at); err != nil {
 			return err
 		}
 	}
-	return r.file.Sync()
+	return nil
 }
 
 // copyAt fills b with the segment's bytes from pos on.
@@ -265,9 +275,7 @@ func (l *Log) Reset(p Place) error {
 func (l *Log) TruncatePrefix(offset uint64) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for l.syncing {
-		l.changed.Wait()
-	}
+	l.awaitSync()
 	if err := l.usable(); err != nil {
 		return err
 	}
@@ -322,9 +330,7 @@ func (l *Log) armRetention() {
 	l.background(min(max(l.opts.RetentionAge/10, time.Second), time.Minute), func() {
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		for l.syncing {
-			l.changed.Wait()
-		}
+		l.awaitSync()
 		l.retain()
 		l.armRetention()
 	})
@@ -354,7 +360,7 @@ func (l *Log) dropFirst(k int) error {
 		l.counts.RemovedSegments += uint64(k)
 		l.mu.Unlock()
 		for _, s := range gone {
-			err = errors.Join(err, l.removeFiles(s.before.Offset), l.fs.SyncDir(l.dir), s.release())
+			err = errors.Join(err, l.dropSegment(s))
 		}
 		if hook := l.opts.Events.Removed; hook != nil {
 			hook(RemoveEvent{FirstOffset: gone[0].before.Offset, EndOffset: origin.Offset})

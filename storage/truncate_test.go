@@ -257,9 +257,9 @@ func TestTruncateUnderLoad(t *testing.T) {
 	l := open(t, t.TempDir(), Options{SegmentBytes: MinSegmentBytes, Sync: SyncNever()})
 	stop := make(chan struct{})
 	done := make(chan error, 3)
-	go func() {
-		for i := 0; ; i++ {
-			if _, err := l.Append(Record{Value: fmt.Appendf(nil, "%d %s", i, make([]byte, 400))}); err != nil {
+	repeat := func(step func() error) {
+		for {
+			if err := step(); err != nil {
 				done <- err
 				return
 			}
@@ -270,27 +270,25 @@ func TestTruncateUnderLoad(t *testing.T) {
 			default:
 			}
 		}
-	}()
+	}
+	appended := 0
+	go repeat(func() error {
+		_, err := l.Append(Record{Value: fmt.Appendf(nil, "%d %s", appended, make([]byte, 400))})
+		appended++
+		return err
+	})
 	for range 2 {
-		go func() {
-			for {
-				first, end := l.FirstOffset(), l.EndOffset()
-				for _, offset := range []uint64{first, (first + end) / 2, end - 1} {
-					_, lease, err := l.Read(offset)
-					lease.Release()
-					if err != nil && !errors.Is(err, ErrOutOfRange) {
-						done <- err
-						return
-					}
-				}
-				select {
-				case <-stop:
-					done <- nil
-					return
-				default:
+		go repeat(func() error {
+			first, end := l.FirstOffset(), l.EndOffset()
+			for _, offset := range []uint64{first, (first + end) / 2, end - 1} {
+				_, lease, err := l.Read(offset)
+				lease.Release()
+				if err != nil && !errors.Is(err, ErrOutOfRange) {
+					return err
 				}
 			}
-		}()
+			return nil
+		})
 	}
 	for i := range 60 {
 		last := l.LastPlace()

@@ -36,11 +36,7 @@ func readSnappy(dst, src []byte, limit int) ([]byte, error) {
 	// Once to add up the sizes, so that there is room for all, and once to decode.
 	total := 0
 	for at := xerialHeader; at != len(src); {
-		block, next, err := xerialBlock(src, at)
-		if err != nil {
-			return nil, err
-		}
-		size, err := snappySize(block, limit)
+		_, size, next, err := xerialBlock(src, at, limit)
 		if err != nil {
 			return nil, err
 		}
@@ -51,11 +47,7 @@ func readSnappy(dst, src []byte, limit int) ([]byte, error) {
 	}
 	dst = slices.Grow(dst, total)
 	for at := xerialHeader; at != len(src); {
-		block, next, err := xerialBlock(src, at)
-		if err != nil {
-			return nil, err
-		}
-		size, err := snappySize(block, limit)
+		block, size, next, err := xerialBlock(src, at, limit)
 		if err != nil {
 			return nil, err
 		}
@@ -67,19 +59,21 @@ func readSnappy(dst, src []byte, limit int) ([]byte, error) {
 	return dst, nil
 }
 
-// xerialBlock returns the block whose length is at src[at:], and the next one's
-// place.
-func xerialBlock(src []byte, at int) (block []byte, next int, err error) {
+// xerialBlock returns the block whose length is at src[at:], the size that it says it
+// has, and the next one's place.
+func xerialBlock(src []byte, at, limit int) (block []byte, size, next int, err error) {
 	if at > len(src)-4 {
-		return nil, 0, badData(CodecSnappy, io.ErrUnexpectedEOF)
+		return nil, 0, 0, badData(CodecSnappy, io.ErrUnexpectedEOF)
 	}
 	n := int64(binary.BigEndian.Uint32(src[at:]))
 	at += 4
 	if n > int64(len(src)-at) {
-		return nil, 0, badData(CodecSnappy, io.ErrUnexpectedEOF)
+		return nil, 0, 0, badData(CodecSnappy, io.ErrUnexpectedEOF)
 	}
 	next = at + int(n)
-	return src[at:next], next, nil
+	block = src[at:next]
+	size, err = snappySize(block, limit)
+	return block, size, next, err
 }
 
 // snappyRatio is how many bytes one of a block stands for at most: a copy of 64
