@@ -410,7 +410,7 @@ func (r *recovering) cut(i int, why error) error {
 	for _, first := range r.starts[i+1:] {
 		later, err := r.openSegment(first)
 		if err != nil {
-			return err
+			return r.badHeader(first, err)
 		}
 		if later.sealed {
 			// Segments are sealed in order, when all in them is durable.
@@ -421,9 +421,10 @@ func (r *recovering) cut(i int, why error) error {
 			return err
 		}
 	}
-	if r.mark > r.at.Index {
+	// A segment gets its name when its first entry is durable.
+	if r.mark > r.at.Index || pos == segmentHeaderSize {
 		if why == nil {
-			why = errors.New("zeros where there was an entry")
+			why = errNoEntry
 		}
 		return s.corrupt(pos, r.at.Index+1, r.at.Offset, why)
 	}
@@ -434,21 +435,14 @@ func (r *recovering) cut(i int, why error) error {
 }
 
 // removeBeyond deletes the segments after i, newest first, and zeroes what is in
-// segment i behind its last entry; without one, that goes, too.
+// segment i behind its last entry.
 func (r *recovering) removeBeyond(i int) error {
 	s := r.segments[i]
 	pos := s.end.Load()
-	keep := i + 1
-	if pos == segmentHeaderSize {
-		keep = i
-	}
-	for k := len(r.starts) - 1; k >= keep; k-- {
+	for k := len(r.starts) - 1; k > i; k-- {
 		if err := r.removeSegment(k); err != nil {
 			return err
 		}
-	}
-	if keep == i {
-		return nil
 	}
 	torn := lastNonZero(s.b[pos:])
 	r.recovery.Torn += torn
@@ -456,16 +450,12 @@ func (r *recovering) removeBeyond(i int) error {
 	return writeZeros(s.file, pos, torn, nil)
 }
 
-// removeSegment deletes the files of segment k, whose entries, if any, were never
+// removeSegment deletes the files of segment k, which follows entries that were never
 // durable.
 func (r *recovering) removeSegment(k int) error {
-	var s *segment
-	var err error
-	if k < len(r.segments) {
-		s = r.segments[k]
-		r.segments = r.segments[:k]
-	} else if s, err = r.openSegment(r.starts[k]); err != nil {
-		return err
+	s, err := r.openSegment(r.starts[k])
+	if err != nil {
+		return r.badHeader(r.starts[k], err)
 	}
 	r.recovery.Torn += lastNonZero(s.b[segmentHeaderSize:])
 	r.dirty = true

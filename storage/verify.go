@@ -1,0 +1,188 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+
+	"github.com/zue-log/zue/storage/batch"
+	"github.com/zue-log/zue/storage/vfs"
+)
+
+// verifyStep is how many bytes a scrub checks between looks whether it is to stop.
+const verifyStep = 1 << 20
+
+// Report sums up what a scrub, or a walk, has come across. The zero Report is empty.
+type Report struct {
+	Segments int    // that were gone into
+	Sealed   int    // of them
+	Entries  uint64 // that are whole
+	Records  uint64 // in them
+	Bytes    int64  // that they take up, headers and padding included
+	// EndOffset is the largest offset that comes after a whole entry; 0 without
+	// one.
+	EndOffset uint64
+	// Torn is how many bytes behind the last entries there are that never were
+	// durable, and Beyond how many whole segments.
+	Torn   int64
+	Beyond int
+	// Indexes is how many index files of each health there are.
+	Indexes [IndexWrong + 1]int
+	// Damage is each bad range, gap and damaged file.
+	Damage []*CorruptionError
+}
+
+// Add counts an item of a walk.
+func (r *Report) Add(item Item) {
+	switch item := item.(type) {
+	case *SegmentItem:
+		switch {
+		case item.Beyond || item.Void:
+			r.Beyond++
+		case item.Sealed:
+			r.Sealed++
+			fallthrough
+		default:
+			r.Segments++
+		}
+	case *EntryItem:
+		r.add(item)
+	case *DamageItem:
+		r.Damage = append(r.Damage, item.Corruption())
+	case *GapItem:
+		r.Damage = append(r.Damage, item.Corruption())
+	case *SpaceItem:
+		r.Torn += item.Used
+	case *IndexItem:
+		r.Indexes[item.Health]++
+	}
+}
+
+// add is Add for an entry: there are many.
+func (r *Report) add(e *EntryItem) {
+	r.Entries++
+	r.Bytes += e.Size
+	r.EndOffset = max(r.EndOffset, e.Entry.Offset+uint64(e.Entry.Span))
+	if e.Entry.Kind != KindData {
+		return
+	}
+	if h, err := batch.ParseHeader(e.Entry.Body); err == nil {
+		r.Records += uint64(h.Count)
+	}
+}
+
+// Verify walks through the data directory dir and reports each bad range in it; see
+// [Walk], which it is made of, for what it can be used on. Damage is in the report and
+// no error. The error is that of ctx, once it is done, or says that the directory or
+// one of its files could not be opened; the report then covers what came before.
+func Verify(ctx context.Context, fsys vfs.FS, dir string, o WalkOptions) (Report, error) {
+	var r Report
+	next := int64(0)
+	err := Walk(fsys, dir, o, func(item Item) error {
+		if e, ok := item.(*EntryItem); ok {
+			r.add(e)
+			if r.Bytes < next {
+				return nil
+			}
+			next = r.Bytes + verifyStep
+		} else {
+			r.Add(item)
+		}
+		return ctx.Err()
+	})
+	return r, err
+}
+
+// Verify checks all entries of the log, beyond what readers see: their checksums, and
+// that each follows the one before it. It calls report, unless that is nil, with each
+// bad range as it comes to it, and goes on behind it; the result has them all.
+// Appends and reads go on meanwhile, and what is appended after Verify has come to its
+// segment is not checked. Segments that are removed meanwhile are passed over. Several
+// calls may run at once.
+//
+// The error is that of ctx, once it is done, or ErrClosed once the log is closed; the
+// report then covers what came before. Damage is no error.
+func (l *Log) Verify(ctx context.Context, report func(*CorruptionError)) (Report, error) {
+	v := logVerify{log: l, ctx: ctx, tell: report}
+	for _, s := range *l.segments.Load() {
+		if err := v.segment(s); err != nil {
+			return v.report, fmt.Errorf("verify: %w", err)
+		}
+	}
+	return v.report, nil
+}
+
+// logVerify is one call of Log.Verify.
+type logVerify struct {
+	log    *Log
+	ctx    context.Context
+	tell   func(*CorruptionError)
+	report Report
+	next   int64 // how many bytes there are at the next look whether to stop
+	at     Place // where the log has come to
+	known  bool  // or what comes before is removed, or damaged
+}
+
+func (v *logVerify) segment(s *segment) error {
+	if err := v.stop(); err != nil {
+		return err
+	}
+	if !s.acquire() {
+		v.known = false
+		return nil // it was removed
+	}
+	err := v.walk(s)
+	if errors.Is(err, ErrFault) {
+		// Between a look whether the bytes are there and their use.
+		v.damage(&CorruptionError{Path: s.path, Reason: err.Error()})
+		err = nil
+	}
+	return errors.Join(err, s.release())
+}
+
+// walk checks the entries of s, which is held.
+func (v *logVerify) walk(s *segment) (err error) {
+	defer catchFault(s.path, &err, debug.SetPanicOnFault(true))
+	if v.known && s.before != v.at {
+		v.damage((&GapItem{Path: s.path, Want: v.at, Found: s.before}).Corruption())
+	}
+	v.report.Segments++
+	v.known = false
+	end := s.end.Load()
+	w := segmentWalk{src: &mappedSource{path: s.path, b: s.b[:end]}, path: s.path, seed: s.seed, limit: end,
+		at: s.before, known: true, visit: v.visit}
+	_, _, err = w.run(segmentHeaderSize)
+	v.at, v.known = w.at, w.known
+	return err
+}
+
+func (v *logVerify) visit(item Item) error {
+	switch item := item.(type) {
+	case *EntryItem:
+		v.report.add(item)
+		if v.report.Bytes < v.next {
+			return nil
+		}
+		v.next = v.report.Bytes + verifyStep
+	case *DamageItem:
+		v.damage(item.Corruption())
+	}
+	return v.stop()
+}
+
+func (v *logVerify) damage(e *CorruptionError) {
+	v.report.Damage = append(v.report.Damage, e)
+	v.log.report(e)
+	if v.tell != nil {
+		v.tell(e)
+	}
+}
+
+// stop says why to stop, if so.
+func (v *logVerify) stop() error {
+	if v.log.done.Load() {
+		return ErrClosed
+	}
+	return v.ctx.Err()
+}
