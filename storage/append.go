@@ -22,11 +22,14 @@ const (
 	// maxSpare is the largest buffer kept between commits: room for a full group.
 	maxSpare = maxGroup + maxGroup/4
 
-	// worthWarming is how much room, in bytes, must be left in a segment for
-	// which syncs are dear before another one is begun early.
+	// worthWarming is how much room, in bytes, must be left in a segment that
+	// was not filled with zeros before another one is begun early.
 	worthWarming = 4 << 20
 
 	standaloneTerm = 1 // of entries that no election came before
+
+	// maxIndex is the largest index and offset that a log gives out.
+	maxIndex = 1 << 62
 )
 
 // group is a run of entries that one commit writes and syncs together.
@@ -88,10 +91,9 @@ func (l *Log) Append(records ...Record) (first uint64, err error) {
 		return 0, err
 	}
 	if l.commits != committerIdle {
-		done := g.await()
+		g.await()
 		l.mu.Unlock()
-		<-done
-		return first, g.err
+		return Pending{log: l, group: g, first: first}.Wait()
 	}
 	// Nobody is committing: a lone caller does it itself, since handing over
 	// to another goroutine would make it wait 27 to 50 % longer.
@@ -196,7 +198,9 @@ func replicated(e *Entry) (payload, error) {
 		if err != nil {
 			return w, err
 		}
-		w.span = uint32(h.LastOffsetDelta) + 1
+		if w.span = uint32(h.LastOffsetDelta) + 1; uint32(h.Count) != w.span {
+			return w, fmt.Errorf("%w: %d records for %d offsets", batch.ErrUnsupported, h.Count, w.span)
+		}
 	default:
 		return w, fmt.Errorf("%w: %s", batch.ErrUnsupported, e.Kind)
 	}
@@ -214,28 +218,41 @@ func tooLarge(n int) error {
 // succeeds.
 func (p Pending) First() uint64 { return p.first }
 
-// Done returns a channel that is closed when Wait will not block. It is nil, which
-// blocks for ever, if the append was refused at once: call Wait.
+// Done returns a channel that is closed when Wait will not block.
 func (p Pending) Done() <-chan struct{} {
 	if p.group == nil {
-		return nil
+		return closed
 	}
 	return p.group.done
 }
 
+// closed is a channel that is closed.
+var closed = func() chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}()
+
 // Wait returns what Append would have, when it is known. It may be called more than
-// once, and concurrently.
+// once, and concurrently. The zero Pending is an append that was never made: an error.
 func (p Pending) Wait() (first uint64, err error) {
-	if p.group == nil {
-		return p.first, p.err
+	if p.group != nil {
+		select {
+		case <-p.group.done:
+		default:
+			p.log.help(p.group)
+			<-p.group.done
+		}
+		err = p.group.err
 	}
-	select {
-	case <-p.group.done:
-	default:
-		p.log.help(p.group)
-		<-p.group.done
+	switch {
+	case err != nil:
+	case p.err != nil:
+		err = p.err
+	case p.group == nil:
+		err = errors.New("wait for an append that was never made")
 	}
-	return p.first, p.group.err
+	return p.first, err
 }
 
 // help commits up to g in the caller's goroutine, if the task that should do it has
@@ -258,18 +275,17 @@ func (l *Log) help(g *group) {
 	l.handOver()
 }
 
-// submit queues payloads, none if the first is refused, and has them committed.
+// submit queues payloads, none if the first is refused, and has them committed. One that
+// is refused later ends them, and is known when those before it are committed.
 func (l *Log) submit(payloads []payload) Pending {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	p := Pending{log: l}
 	for i := range payloads {
 		g, first, err := l.enqueue(&payloads[i])
-		if err != nil && p.group != nil && p.group.err != nil {
-			return p // which says why
-		}
 		if err != nil {
-			return Pending{err: err}
+			p.err = err
+			return p
 		}
 		if i == 0 {
 			p.first = first
@@ -321,7 +337,10 @@ func (l *Log) enqueue(w *payload) (*group, uint64, error) {
 	if w.index != 0 && (w.index != p.Index+1 || w.term < p.Term) {
 		return nil, 0, fmt.Errorf("append entry %d of term %d behind entry %d of term %d: %w", w.index, w.term, p.Index, p.Term, ErrNotNext)
 	}
-	g, err := l.openGroup(size)
+	if p.Index >= maxIndex || p.Offset > maxIndex-uint64(w.span) {
+		return nil, 0, fmt.Errorf("append at offset %d: the log has no more offsets", p.Offset)
+	}
+	g, err := l.openGroup(size, uint64(w.span))
 	if err != nil {
 		return nil, 0, err
 	}
@@ -359,9 +378,11 @@ func (l *Log) admit(size int64) error {
 	}
 }
 
-// openGroup returns the group that an entry of size bytes joins. l.mu is held.
-func (l *Log) openGroup(size int64) (*group, error) {
-	fits := l.tail.pos+size <= l.tail.room && !l.aged() && !l.warmer()
+// openGroup returns the group that an entry of size bytes and span offsets joins. l.mu is
+// held.
+func (l *Log) openGroup(size int64, span uint64) (*group, error) {
+	// Offsets are relative to the segment's in its index.
+	fits := l.tail.pos+size <= l.tail.room && l.tail.place.Offset-l.tail.start <= math.MaxUint32-span && !l.leaves(size)
 	if n := len(l.queue); n > 0 && fits && len(l.queue[n-1].buf)+int(size) <= maxGroup {
 		return l.queue[n-1], nil
 	}
@@ -371,7 +392,7 @@ func (l *Log) openGroup(size int64) (*group, error) {
 	var grow bool
 	if !fits {
 		// A segment without a record would have the same name as the next.
-		if grow = before.room > 0 && before.place.Offset == before.start; grow {
+		if grow = before.pos > 0 && before.place.Offset == before.start; grow {
 			newSize = max(2*(before.room+2*footerSize), sizeFor(before.pos-segmentHeaderSize+size))
 			if newSize > math.MaxUint32 {
 				return nil, fmt.Errorf("append at offset %d: %w: the segment is full of control entries", before.place.Offset, ErrTooLarge)
@@ -381,7 +402,7 @@ func (l *Log) openGroup(size int64) (*group, error) {
 			newSize = max(l.opts.SegmentBytes, sizeFor(size))
 			newSeedValue = l.drawSeed()
 			l.tail = tail{place: before.place, pos: segmentHeaderSize, room: room(newSize), seed: newSeed(newSeedValue),
-				start: before.place.Offset, created: l.opts.Executor.Now().UnixMilli(), cold: l.ready == nil}
+				start: before.place.Offset, created: l.opts.Executor.Now().UnixMilli(), cold: l.ready == nil || !l.ready.filled || l.ready.size != newSize}
 		}
 	}
 	g := l.spare
@@ -394,17 +415,19 @@ func (l *Log) openGroup(size int64) (*group, error) {
 	return g, nil
 }
 
-// aged says whether the active segment is too old to be written to. l.mu is held.
-func (l *Log) aged() bool {
-	return l.opts.SegmentAge > 0 && l.tail.place.Offset > l.tail.start &&
-		l.opts.Executor.Now().UnixMilli()-l.tail.created >= l.opts.SegmentAge.Milliseconds()
-}
-
-// warmer says whether it is worth while to leave the active segment, which was made in
-// haste, for one that has been filled with zeros meanwhile. l.mu is held.
-func (l *Log) warmer() bool {
-	return l.tail.cold && l.ready != nil && l.opts.Sync.always() &&
-		l.tail.place.Offset > l.tail.start && l.tail.room-l.tail.pos >= worthWarming
+// leaves says whether an entry of size bytes is to begin a segment although there is room
+// in the active one: because that is too old to be written to, or was made in haste. The
+// next one must have been made, so that no disk which is full keeps the entry out. l.mu
+// is held.
+func (l *Log) leaves(size int64) bool {
+	t := &l.tail
+	if l.ready == nil || t.place.Offset == t.start || sizeFor(size) > l.ready.size {
+		return false
+	}
+	if l.opts.SegmentAge > 0 && l.opts.Executor.Now().UnixMilli()-t.created >= l.opts.SegmentAge.Milliseconds() {
+		return true
+	}
+	return t.cold && l.ready.filled && t.room-t.pos >= worthWarming
 }
 
 // drawSeed draws the seed of a new segment from the clock and the log's chain, which
@@ -517,6 +540,8 @@ func (l *Log) commitFirst() {
 func (l *Log) committedGroup(g *group) {
 	l.written = g.after
 	l.crowded = g.entries > 1
+	l.groups++
+	l.prepareNext()
 	l.counts.Groups++
 	l.counts.Entries += uint64(g.entries)
 	l.counts.Records += g.after.Offset - g.before.place.Offset

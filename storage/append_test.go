@@ -2,8 +2,10 @@ package storage
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"path/filepath"
 	"sync"
 	"syscall"
@@ -70,7 +72,7 @@ func TestAppendAsync(t *testing.T) {
 		require.NoError(t, l.Close())
 		_, err := l.AppendAsync(Record{}).Wait()
 		require.ErrorIs(t, err, ErrClosed)
-		require.Nil(t, l.AppendAsync(Record{}).Done())
+		<-l.AppendAsync(Record{}).Done()
 	}
 }
 
@@ -447,5 +449,89 @@ func TestWarmer(t *testing.T) {
 		ex.Advance(0)
 	}
 	require.Len(t, *l.segments.Load(), 2)
+	require.NoError(t, l.Close())
+}
+
+// TestAppendBehindAsync has a caller that waits for its append behind one whose task never
+// gets to run.
+func TestAppendBehindAsync(t *testing.T) {
+	l := open(t, "d", Options{FS: vfs.NewMem(), Executor: manual()})
+	p := l.AppendAsync(Record{Value: []byte("a")})
+	require.EqualValues(t, 1, appendValue(t, l, "b"))
+	<-p.Done()
+	checkValues(t, l, "a", "b")
+	require.NoError(t, l.Close())
+}
+
+// TestSyncCoversAsync syncs what has its place in the log, but is not written yet.
+func TestSyncCoversAsync(t *testing.T) {
+	mem := vfs.NewMem()
+	l := open(t, "d", Options{FS: mem, Executor: manual(), Sync: SyncNever()})
+	appendValue(t, l, "begins the segment, which is durable at once")
+	l.AppendAsync(Record{Value: []byte("a")})
+	require.NoError(t, l.Sync())
+	again := open(t, "d", Options{FS: mem.Crash(nil)})
+	require.EqualValues(t, 2, again.EndOffset())
+	require.NoError(t, again.Close())
+	require.NoError(t, l.Close())
+}
+
+func TestPendingThatNeverWas(t *testing.T) {
+	_, err := Pending{}.Wait()
+	require.Error(t, err)
+	<-Pending{}.Done()
+	l := open(t, "d", Options{FS: vfs.NewMem(), Executor: manual()})
+	body := []byte("no batch")
+	good := Entry{Index: 1, Term: 1, Kind: KindControl, Body: body, Checksum: batch.Checksum(body)}
+	p := l.AppendEntries(good, Entry{Index: 2, Term: 1, Kind: KindData, Body: body, Checksum: batch.Checksum(body)})
+	<-p.Done()
+	_, err = p.Wait()
+	require.ErrorIs(t, err, batch.ErrMalformed)
+	require.Zero(t, l.LastPlace().Index)
+	require.NoError(t, l.Close())
+}
+
+// TestManyOffsets has a segment come to as many offsets as its index can tell apart.
+func TestManyOffsets(t *testing.T) {
+	l := open(t, "d", Options{FS: vfs.NewMem(), Executor: manual()})
+	require.NoError(t, l.Reset(Place{Index: 5, Term: 1, Offset: 1 << 33}))
+	first := appendValue(t, l, "a")
+	l.tail.start = first + 2 - math.MaxUint32 // as if all these were in it
+	appendValue(t, l, "b")
+	require.EqualValues(t, 1, l.Metrics().Rolls)
+	appendValue(t, l, "c")
+	require.EqualValues(t, 2, l.Metrics().Rolls)
+	for i, want := range []string{"a", "b", "c"} {
+		require.Equal(t, want, readValue(t, l, first+uint64(i)))
+	}
+	require.NoError(t, l.Close())
+}
+
+// TestPlacesEnd has a log come to the largest offset, and the largest index, there is.
+func TestPlacesEnd(t *testing.T) {
+	l := open(t, "d", Options{FS: vfs.NewMem(), Executor: manual()})
+	require.ErrorContains(t, l.Reset(Place{Index: 5, Term: 1, Offset: maxIndex + 1}), "larger than")
+	require.ErrorContains(t, l.Reset(Place{Index: maxIndex + 1, Term: 1, Offset: 7}), "larger than")
+	require.NoError(t, l.Reset(Place{Index: 5, Term: 1, Offset: maxIndex - 2}))
+	_, err := l.Append(Record{}, Record{}, Record{})
+	require.ErrorContains(t, err, "no more offsets")
+	require.EqualValues(t, maxIndex-2, appendValue(t, l, "a"))
+	require.EqualValues(t, maxIndex-1, appendValue(t, l, "b"))
+	_, err = l.Append(Record{})
+	require.ErrorContains(t, err, "no more offsets")
+	require.Equal(t, "b", readValue(t, l, maxIndex-1))
+	require.NoError(t, l.Reset(Place{Index: maxIndex, Term: 1, Offset: 7}))
+	_, err = l.Append(Record{})
+	require.ErrorContains(t, err, "no more offsets")
+	require.NoError(t, l.Close())
+}
+
+// TestHolesAreRefused has a leader send a batch with fewer records than offsets.
+func TestHolesAreRefused(t *testing.T) {
+	l := open(t, "d", Options{FS: vfs.NewMem(), Executor: manual()})
+	body := batch.Append(nil, []Record{{Value: []byte("v")}}, 5)
+	binary.BigEndian.PutUint32(body[2:], 4)
+	_, err := l.AppendEntries(Entry{Index: 1, Term: 1, Kind: KindData, Body: body, Checksum: batch.Checksum(body)}).Wait()
+	require.ErrorIs(t, err, batch.ErrUnsupported)
 	require.NoError(t, l.Close())
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io/fs"
+	"math"
 	"sort"
 	"sync/atomic"
 
@@ -34,6 +35,7 @@ type point struct {
 // mapped file. The committer adds points while readers look others up: a point
 // is written before the count that includes it.
 type index struct {
+	path  string
 	file  vfs.File    // nil once the segment is sealed
 	m     vfs.Mapping // nil if b is in memory: the log is open for reading only
 	b     []byte
@@ -63,7 +65,7 @@ func createIndex(fsys vfs.FS, path string, capacity int64) (*index, error) {
 	if err := f.Allocate(capacity); err != nil {
 		return nil, errors.Join(fmt.Errorf("create index: %w", err), f.Close(), fsys.Remove(path))
 	}
-	ix, err := mapIndex(f, capacity, true)
+	ix, err := mapIndex(f, path, capacity, true)
 	if err != nil {
 		return nil, errors.Join(err, fsys.Remove(path))
 	}
@@ -71,12 +73,12 @@ func createIndex(fsys vfs.FS, path string, capacity int64) (*index, error) {
 }
 
 // mapIndex maps f, which it closes if that fails.
-func mapIndex(f vfs.File, size int64, writable bool) (*index, error) {
+func mapIndex(f vfs.File, path string, size int64, writable bool) (*index, error) {
 	m, err := f.Map(int(size), writable)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("map index: %w", err), f.Close())
 	}
-	return &index{file: f, m: m, b: m.Bytes()}, nil
+	return &index{path: path, file: f, m: m, b: m.Bytes()}, nil
 }
 
 // indexCoverage is what an index file's header says it was made from.
@@ -96,13 +98,13 @@ func openIndex(fsys vfs.FS, path string, writable bool) (*index, indexCoverage, 
 		return nil, indexCoverage{}, err
 	}
 	size, err := f.Size()
-	if err == nil && size < indexHeaderSize {
+	if err == nil && (size < indexHeaderSize || size > indexCapacity(math.MaxUint32, MinIndexInterval)) {
 		err = fmt.Errorf("%s: %d bytes are no index", path, size)
 	}
 	if err != nil {
 		return nil, indexCoverage{}, errors.Join(err, f.Close())
 	}
-	ix, err := mapIndex(f, size, writable)
+	ix, err := mapIndex(f, path, size, writable)
 	if err != nil {
 		return nil, indexCoverage{}, err
 	}
@@ -174,6 +176,13 @@ func (ix *index) seal(c indexCoverage) error {
 	end := indexHeaderSize + int(c.count)*pointSize
 	le.PutUint32(b, crc32.Checksum(b[4:end], castagnoli))
 	return ix.file.Sync()
+}
+
+// inMemory returns a copy of ix, which it closes, that is no mapped file.
+func (ix *index) inMemory() (*index, error) {
+	heap := &index{path: ix.path, b: append([]byte(nil), ix.b...), next: ix.next}
+	heap.count.Store(ix.count.Load())
+	return heap, ix.close()
 }
 
 // add appends a point. The capacity suffices for one per interval; a point that

@@ -50,6 +50,7 @@ type Log struct {
 	done  atomic.Bool // Close has been called
 
 	syncs, syncTime, corruptions atomic.Int64
+	temps                        atomic.Int64 // how many temporary files have been named
 
 	// durable is the index up to which all entries are known to be durable.
 	durable atomic.Uint64
@@ -67,6 +68,7 @@ type Log struct {
 	paused    int    // that many keep appends out
 	written   Place  // after the last entry written
 	crowded   bool   // several appends were in the last group
+	groups    int64  // that are in the active segment, of those this process wrote
 	committed uint64 // what Commit was told
 	shown     uint64 // the last committed entry that readers see
 	counts    Metrics
@@ -74,7 +76,6 @@ type Log struct {
 	closed    bool
 	tasks     map[*task]struct{}
 	ready     *readySegment             // the next segment's file, if it is made already
-	temps     int                       // how many temporary files have been named
 	syncing   bool                      // a Sync, a sealing or a removal is under way
 	preparing bool                      // a task makes the next segment's file
 	armed     struct{ sync, idle bool } // is such a task on its way?
@@ -93,8 +94,8 @@ type tail struct {
 	// milliseconds.
 	start   uint64
 	created int64
-	// cold says that its blocks were never written, which makes each sync dearer:
-	// it was needed before one could be filled with zeros.
+	// cold says that it was needed before it could be filled with zeros, which
+	// makes appends and syncs dearer.
 	cold bool
 }
 
@@ -147,8 +148,10 @@ func (l *Log) open() error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.prepareNext()
 	l.armRetention()
+	if l.durable.Load() > 0 {
+		l.armIdle()
+	}
 	return nil
 }
 
@@ -187,11 +190,12 @@ func (l *Log) LastPlace() Place {
 	return l.written
 }
 
-// State returns a copy of what SetState was last given; nil if it never was.
+// State returns a copy of what SetState was last given; nil if that was empty, or it never
+// was.
 func (l *Log) State() []byte {
 	l.stateMu.Lock()
 	defer l.stateMu.Unlock()
-	return slices.Clone(l.state.now.user)
+	return append([]byte(nil), l.state.now.user...)
 }
 
 // SetState keeps b, at most MaxStateBytes long, in the log's directory for its user,
@@ -208,7 +212,14 @@ func (l *Log) SetState(b []byte) error {
 	if err != nil {
 		return err
 	}
-	if err := l.saveState(func(s *state) { s.user = slices.Clone(b) }); err != nil {
+	l.stateMu.Lock()
+	if l.done.Load() {
+		l.stateMu.Unlock()
+		return ErrClosed // release may have closed the file
+	}
+	err = l.state.change(func(s *state) { s.user = slices.Clone(b) })
+	l.stateMu.Unlock()
+	if err != nil {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		return l.fail(fmt.Errorf("set state: %w", err))
@@ -216,8 +227,9 @@ func (l *Log) SetState(b []byte) error {
 	return nil
 }
 
-// Sync makes durable what was appended before the call. It fails if the log has
-// failed.
+// Sync makes durable what was appended before the call, what AppendAsync has returned a
+// Pending for included. It fails, with ErrFailed, if the log has failed, and with
+// ErrClosed and ErrReadOnly.
 func (l *Log) Sync() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -227,7 +239,23 @@ func (l *Log) Sync() error {
 	if l.opts.ReadOnly {
 		return ErrReadOnly
 	}
+	l.drain()
 	return l.syncLocked()
+}
+
+// drain commits what is queued, or waits until it is committed. l.mu is held, and let go
+// of in between.
+func (l *Log) drain() {
+	for last := l.tail.place.Index; l.written.Index < last; {
+		switch {
+		case l.commits == committerRunning:
+			l.changed.Wait()
+		case len(l.queue) > 0:
+			l.commitAll()
+		default:
+			return // what was queued has failed
+		}
+	}
 }
 
 // syncLocked is Sync; l.mu is held, but not during the system calls.
@@ -366,7 +394,7 @@ func (l *Log) saveDurable() error {
 	l.stateMu.Lock()
 	defer l.stateMu.Unlock()
 	durable := l.durable.Load()
-	if l.state.mark == durable {
+	if l.state.mark == durable && l.state.noted {
 		return nil
 	}
 	return l.state.saveMark(durable, true)
@@ -384,7 +412,9 @@ func (l *Log) release() error {
 		}
 	}
 	if l.state != nil && l.state.file != nil {
+		l.stateMu.Lock()
 		err = errors.Join(err, l.state.file.Close())
+		l.stateMu.Unlock()
 	}
 	if l.lock != nil {
 		err = errors.Join(err, l.lock.Close())

@@ -36,6 +36,15 @@ func appendValue(t *testing.T, l *Log, value string) uint64 {
 	return off
 }
 
+// checkValues checks that the log has these values, and no more.
+func checkValues(t *testing.T, l *Log, values ...string) {
+	t.Helper()
+	require.EqualValues(t, len(values), l.EndOffset())
+	for i, want := range values {
+		require.Equal(t, want, readValue(t, l, uint64(i)))
+	}
+}
+
 func readValue(t *testing.T, l *Log, off uint64) string {
 	t.Helper()
 	rec, lease, err := l.Read(off)
@@ -337,17 +346,18 @@ func TestBackgroundWorkWaitsForItsExecutor(t *testing.T) {
 	mem := vfs.NewMem()
 	ex := executor.NewManual(time.Unix(1, 0))
 	l := open(t, "d", Options{FS: mem, Executor: ex, SegmentBytes: MinSegmentBytes})
-	names, err := mem.List("d")
-	require.NoError(t, err)
-	require.Equal(t, []string{"state"}, names)
+	has := func(names ...string) {
+		t.Helper()
+		got, err := mem.List("d")
+		require.NoError(t, err)
+		require.Equal(t, names, got)
+	}
 	ex.Advance(0)
-	names, err = mem.List("d")
-	require.NoError(t, err)
-	require.Equal(t, []string{"segment-1.tmp", "state"}, names)
+	has("state")
 	appendValue(t, l, "a")
-	names, err = mem.List("d")
-	require.NoError(t, err)
-	require.Equal(t, []string{"00000000000000000000.index", "00000000000000000000.log", "state"}, names)
+	has("00000000000000000000.index", "00000000000000000000.log", "state")
+	require.True(t, ex.Step())
+	has("00000000000000000000.index", "00000000000000000000.log", "segment-3.tmp", "segment-4.tmp", "state")
 	// Idle: the durable mark is noted.
 	require.Zero(t, l.state.mark)
 	ex.Advance(idleAfter)

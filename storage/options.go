@@ -81,9 +81,12 @@ func (o *Options) Validate() error {
 	if n := o.IndexInterval; n != 0 && (n < MinIndexInterval || n > MaxIndexInterval) {
 		errs = append(errs, fmt.Errorf("index interval of %d bytes is not from %d to %d", n, MinIndexInterval, MaxIndexInterval))
 	}
-	for name, d := range map[string]time.Duration{"segment age": o.SegmentAge, "retention age": o.RetentionAge} {
-		if d < 0 || d > 0 && d < time.Millisecond {
-			errs = append(errs, fmt.Errorf("%s of %s is less than 1ms", name, d))
+	for _, age := range []struct {
+		of string
+		d  time.Duration
+	}{{"segment", o.SegmentAge}, {"retention", o.RetentionAge}} {
+		if age.d < 0 || age.d > 0 && age.d < time.Millisecond {
+			errs = append(errs, fmt.Errorf("%s age of %s is less than 1ms", age.of, age.d))
 		}
 	}
 	if o.RetentionBytes < 0 {

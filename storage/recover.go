@@ -310,7 +310,7 @@ func (r *recovering) rebuild(s *segment, why error) error {
 	r.opts.Logger.Info("rebuilding index", "file", s.indexPath(), "why", why)
 	r.recovery.IndexesRebuilt++
 	if r.opts.ReadOnly {
-		s.ix = &index{b: make([]byte, indexCapacity(int64(len(s.b)), r.opts.IndexInterval))}
+		s.ix = &index{path: s.indexPath(), b: make([]byte, indexCapacity(int64(len(s.b)), r.opts.IndexInterval))}
 		return nil
 	}
 	r.dirty = true
@@ -325,6 +325,11 @@ func (r *recovering) scan(s *segment) (stop, err error) {
 	ix, cov, err := openIndex(r.fs, s.indexPath(), !r.opts.ReadOnly)
 	if err == nil {
 		if err = r.vouched(s, ix, cov); err == nil {
+			if r.opts.ReadOnly { // points are added to it in memory
+				if ix, err = ix.inMemory(); err != nil {
+					return nil, err
+				}
+			}
 			s.ix = ix
 			r.at = cov.place
 			s.maxTime.Store(cov.maxTime)
@@ -447,7 +452,7 @@ func (r *recovering) removeBeyond(i int) error {
 	torn := lastNonZero(s.b[pos:])
 	r.recovery.Torn += torn
 	r.dirty = r.dirty || torn > 0
-	return writeZeros(s.file, pos, torn, nil)
+	return writeZeros(s.file, pos, torn, zeroChunk, nil)
 }
 
 // removeSegment deletes the files of segment k, which follows entries that were never
@@ -486,10 +491,9 @@ func (r *recovering) finish() error {
 			s.sealed = true
 		}
 	}
-	if r.dirty {
-		return r.fs.SyncDir(r.dir)
-	}
-	return nil
+	// Also when nothing was done here: removals and renames by whoever was killed may
+	// not be durable yet.
+	return r.fs.SyncDir(r.dir)
 }
 
 // rewrite writes the entries behind the durable mark over themselves. Their
@@ -543,10 +547,10 @@ func lastNonZero(b []byte) int64 {
 	return int64(len(b))
 }
 
-// writeZeros overwrites n bytes from pos on. stop, unless it is nil, is asked before
+// writeZeros overwrites n bytes from pos on, chunk by chunk. stop, unless it is nil, is asked before
 // each chunk whether to give up.
-func writeZeros(f vfs.File, pos, n int64, stop func() error) error {
-	zeros := make([]byte, min(n, zeroChunk))
+func writeZeros(f vfs.File, pos, n int64, chunk int, stop func() error) error {
+	zeros := make([]byte, min(n, int64(chunk)))
 	for end := pos + n; pos < end; pos += int64(len(zeros)) {
 		if stop != nil {
 			if err := stop(); err != nil {

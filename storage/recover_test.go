@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -503,5 +504,117 @@ func TestStateTornAtAnyWrite(t *testing.T) {
 		require.NoError(t, err)
 		got := string(again.now.user)
 		require.True(t, got == string(bytes.Repeat([]byte("b"), 3000)) || !saved && got == string(bytes.Repeat([]byte("a"), 3000)))
+	}
+}
+
+// TestReadOnlyAfterKill opens a log for reading that was killed after a clean close and
+// more appends: its index covers a part of the segment.
+func TestReadOnlyAfterKill(t *testing.T) {
+	dir := t.TempDir()
+	for i := range 2 {
+		l := open(t, dir, small)
+		for k := range 5 {
+			appendValue(t, l, recordValue(5*i+k))
+		}
+		if i == 1 {
+			copied := t.TempDir()
+			require.NoError(t, os.CopyFS(copied, os.DirFS(dir)))
+			o := small
+			o.ReadOnly = true
+			ro, err := Open(copied, o)
+			require.NoError(t, err)
+			checkAll(t, ro, 10)
+			require.NoError(t, ro.Close())
+		}
+		require.NoError(t, l.Close())
+	}
+}
+
+// TestRemovalStaysDone kills a log that has removed a segment, but not durably, and cuts
+// the power of the next one: the segment must not be back.
+func TestRemovalStaysDone(t *testing.T) {
+	mem, ex := vfs.NewMem(), manual()
+	o := Options{FS: mem, Executor: ex, SegmentBytes: MinSegmentBytes}
+	l := open(t, "d", o)
+	appendValue(t, l, "first")
+	appendValue(t, l, strings.Repeat("x", 8000))
+	last := l.LastPlace().Index
+	appendValue(t, l, strings.Repeat("y", 9000))
+	require.EqualValues(t, 2, l.Metrics().Rolls)
+	for range 6 {
+		appendValue(t, l, "z")
+	}
+	dead := false
+	mem.Inject(func(op vfs.Op, name string) error {
+		if dead || op == vfs.OpSyncDir {
+			dead = true
+			return errPowerOff
+		}
+		return nil
+	})
+	require.Error(t, l.TruncateSuffix(last))
+	mem.Inject(nil)
+	mem.UnlockAll() // killed
+	o.Executor = manual()
+	l = open(t, "d", o)
+	require.EqualValues(t, 2, l.EndOffset())
+	off := appendValue(t, l, "acknowledged")
+	o.FS, o.Executor = mem.Crash(nil), manual()
+	l = open(t, "d", o)
+	require.Equal(t, "acknowledged", readValue(t, l, off))
+}
+
+// TestShortFileOfControlEntries opens a segment without a record whose file ends with its
+// last entry.
+func TestShortFileOfControlEntries(t *testing.T) {
+	dir := t.TempDir()
+	l := open(t, dir, small)
+	require.NoError(t, appendControl(l, 6))
+	pos := l.tail.pos
+	require.NoError(t, l.Close())
+	require.NoError(t, os.Truncate(filepath.Join(dir, segmentName(0)), pos))
+	l = open(t, dir, small)
+	require.EqualValues(t, 1, l.LastPlace().Index)
+	appendValue(t, l, "x")
+	require.NoError(t, l.Close())
+	l = open(t, dir, small)
+	es, lease, err := l.ReadEntries(nil, 1, 1000)
+	require.NoError(t, err)
+	require.Len(t, es, 2)
+	require.Len(t, es[0].Body, 6)
+	lease.Release()
+	require.NoError(t, l.Close())
+}
+
+// TestLaterHeaderIsDamaged has the log end in one segment, torn, and the header of a later
+// one damaged.
+func TestLaterHeaderIsDamaged(t *testing.T) {
+	mem := vfs.NewMem()
+	o := Options{FS: mem, Executor: manual(), SegmentBytes: MinSegmentBytes, Sync: SyncNever()}
+	l := open(t, "d", o)
+	for l.Metrics().Rolls < 2 {
+		appendValue(t, l, recordValue(1))
+	}
+	disk := mem.Crash(nil)
+	overwrite(t, disk, "d/"+segmentName(l.active.before.Offset), 20, 9)
+	o.FS, o.Executor = disk, manual()
+	_, err := Open("d", o)
+	require.ErrorIs(t, err, ErrCorrupt)
+}
+
+// TestFirstEntryIsDamaged damages the only entry of a named segment: it was durable before
+// the segment had that name, although no mark says so.
+func TestFirstEntryIsDamaged(t *testing.T) {
+	for _, value := range []byte{0, 0x55} {
+		mem := vfs.NewMem()
+		l := open(t, "d", Options{FS: mem, Executor: manual()})
+		appendValue(t, l, "x")
+		disk := mem.Crash(nil)
+		overwrite(t, disk, "d/"+segmentName(0), segmentHeaderSize, value)
+		_, err := Open("d", Options{FS: disk, Executor: manual()})
+		require.ErrorIs(t, err, ErrCorrupt)
+		r, err := Verify(t.Context(), disk, "d", WalkOptions{})
+		require.NoError(t, err)
+		require.Len(t, r.Damage, 1)
 	}
 }

@@ -10,80 +10,84 @@ import (
 	"github.com/zue-log/zue/storage/vfs"
 )
 
-const zeroChunk = 1 << 20
+const (
+	pageSize  = 4 << 10
+	zeroChunk = 64 << 10
+	// hugePage is how many bytes of a new segment one write fills with zeros if
+	// appends are to be stored through its mapping. Linux makes one page of them,
+	// if the file system can, and maps it whole: only the first store in 2 MiB is
+	// a fault then. Where appends are written the pages must not be large, since
+	// ext4 goes through all the blocks of a page at each write.
+	hugePage = 2 << 20
+)
 
-// readySegment is a segment file without a header or a name.
+// readySegment is a segment file without a header, and an empty index, both under
+// temporary names.
 type readySegment struct {
-	file vfs.File
-	path string
-	size int64
+	file   vfs.File
+	path   string
+	size   int64
+	filled bool // with zeros
+	ix     *index
 }
 
 // discard closes and removes it.
 func (r *readySegment) discard(fsys vfs.FS) error {
-	return errors.Join(r.file.Close(), fsys.Remove(r.path))
+	return errors.Join(r.file.Close(), fsys.Remove(r.path), r.ix.close(), fsys.Remove(r.ix.path))
 }
 
-// takeReady returns a file for a segment of size bytes, made in the background if
-// there is one.
-func (l *Log) takeReady(size int64) (*readySegment, error) {
-	l.mu.Lock()
+// takeReady returns what was made in the background, if that is a segment of size
+// bytes; else nil. l.mu is held.
+func (l *Log) takeReady(size int64) *readySegment {
 	r := l.ready
-	if r != nil && r.size == size {
-		l.ready = nil
-	} else {
-		r = nil
+	if r == nil || r.size != size {
+		return nil
 	}
-	path := l.tempName()
-	l.mu.Unlock()
-	if r != nil {
-		return r, nil
-	}
-	return l.makeReady(path, size, false)
+	l.ready = nil
+	return r
 }
 
-// newSegment makes the segment that g begins: a file with a header, not yet under its
-// name, and an empty index. After an error nothing is left of it.
+// newSegment makes the segment that g begins: a file, without a header yet, and an empty
+// index, both under temporary names. After an error nothing is left of it.
 func (l *Log) newSegment(g *group) (*segment, error) {
-	r, err := l.takeReady(g.newSize)
-	if err != nil {
-		return nil, err
+	l.mu.Lock()
+	r := l.takeReady(g.newSize)
+	l.mu.Unlock()
+	if r == nil {
+		var err error
+		if r, err = l.makeReady(g.newSize, false); err != nil {
+			return nil, err
+		}
 	}
-	header := make([]byte, segmentHeaderSize)
-	h := segmentHeader{before: g.before.place, created: l.opts.Executor.Now().UnixMilli(), seed: g.newSeed}
-	h.put(header)
-	if _, err := r.file.WriteAt(header, 0); err != nil {
-		return nil, errors.Join(err, r.discard(l.fs))
-	}
-	s, err := l.mapReady(r, h)
-	if err != nil {
-		return nil, errors.Join(err, l.fs.Remove(r.path))
-	}
-	return s, nil
+	return l.mapReady(r, segmentHeader{before: g.before.place, created: l.opts.Executor.Now().UnixMilli(), seed: g.newSeed})
 }
 
-// mapReady makes a segment of r, whose header is h, with an empty index. It closes r
-// if that fails.
+// mapReady makes a segment of r, which is to get the header h. After an error nothing is
+// left of r.
 func (l *Log) mapReady(r *readySegment, h segmentHeader) (*segment, error) {
-	s, err := mapSegment(r.file, r.path, r.size)
+	m, err := r.file.Map(int(r.size), false)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(fmt.Errorf("map segment: %w", err), r.discard(l.fs))
 	}
+	s := mappedSegment(r.file, r.path, m)
 	s.begin(h)
+	s.ix, s.filled = r.ix, r.filled
 	if err := l.mapForStores(s); err != nil {
-		return nil, errors.Join(err, s.release())
-	}
-	s.ix, err = createIndex(l.fs, l.path(indexName(h.before.Offset)), indexCapacity(r.size, l.opts.IndexInterval))
-	if err != nil {
-		return nil, errors.Join(err, s.release())
+		return nil, errors.Join(err, l.discard(s))
 	}
 	return s, nil
 }
 
-// mapForStores maps an active segment for writing, where single appends are stored
-// that way. Readers have a mapping of their own, which they cannot write to.
+// discard closes and removes a segment that has no name yet.
+func (l *Log) discard(s *segment) error {
+	return errors.Join(s.release(), l.fs.Remove(s.path), l.fs.Remove(s.ix.path))
+}
+
+// mapForStores maps an active segment for writing, where single appends are stored that
+// way: where no sync comes soon, since it would write each huge page whole that was
+// stored to. Readers have a mapping of their own, which they cannot write to.
 func (l *Log) mapForStores(s *segment) error {
-	if l.opts.Sync.always() {
+	if !l.opts.Sync.never {
 		return nil
 	}
 	var err error
@@ -91,9 +95,14 @@ func (l *Log) mapForStores(s *segment) error {
 	return err
 }
 
-// name gives s, whose first entry is written, its name.
+// name gives s, whose first entry is durable, and its index their names, durably. The
+// index comes first: one that vouches for another segment of that name is gone then.
 func (l *Log) name(s *segment) error {
 	path := l.path(segmentName(s.before.Offset))
+	if err := l.fs.Rename(s.ix.path, s.indexPath()); err != nil {
+		return err
+	}
+	s.ix.path = s.indexPath()
 	if err := l.fs.Rename(s.path, path); err != nil {
 		return err
 	}
@@ -109,25 +118,30 @@ func (l *Log) activate(s *segment) {
 	l.active = s
 	l.publish(append(slices.Clip(*l.segments.Load()), s))
 	l.counts.Rolls++
+	l.groups = 0
 	if old != nil && !old.sealed {
 		l.background(0, l.sealRolled)
 	}
-	l.prepareNext()
 	l.mu.Unlock()
 	if hook := l.opts.Events.Rolled; hook != nil {
 		hook(RollEvent{Path: s.path, FirstOffset: s.before.Offset})
 	}
 }
 
-// prepareNext has the next segment's file made in the background. l.mu is held.
+// prepareNext has the next segment's file made in the background: where an append waits
+// for a sync, or a segment can be left for its age, once there is one append; else once a
+// sixteenth of the active segment is used, since a log that gets a few records does not
+// need it, and filling it keeps the disk busy. l.mu is held.
 func (l *Log) prepareNext() {
-	if l.ready != nil || l.preparing {
+	soon := l.opts.Sync.always() || l.opts.SegmentAge > 0
+	if l.ready != nil || l.preparing || !soon && l.tail.pos < l.tail.room/16 {
 		return
 	}
 	l.preparing = true
-	path := l.tempName()
+	// Large groups are written as fast to pages that are not there yet.
+	fill := l.opts.Sync.always() || l.groups > 0 && l.tail.pos/l.groups <= pageSize
 	l.background(0, func() {
-		r, err := l.makeReady(path, l.opts.SegmentBytes, l.opts.Sync.always())
+		r, err := l.makeReady(l.opts.SegmentBytes, fill)
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		l.preparing = false
@@ -140,10 +154,9 @@ func (l *Log) prepareNext() {
 	})
 }
 
-// tempName names a new temporary file. l.mu is held.
+// tempName names a new temporary file.
 func (l *Log) tempName() string {
-	l.temps++
-	return l.path(tempPrefix + strconv.Itoa(l.temps) + tempSuffix)
+	return l.path(tempPrefix + strconv.FormatInt(l.temps.Add(1), 10) + tempSuffix)
 }
 
 // isTemp says whether tempName makes such names.
@@ -154,23 +167,39 @@ func isTemp(name string) bool {
 	return ok && dot && err == nil
 }
 
-// makeReady makes a segment file with blocks of its own. If it is to be filled
-// with zeros, later syncs need not tell the file system that its blocks have
-// become used: an fdatasync of 4 KiB takes half the time.
-func (l *Log) makeReady(path string, size int64, fill bool) (*readySegment, error) {
+// makeReady makes a segment file with blocks of its own, and its index. Filling it with
+// zeros, which takes long, puts it into the page cache, and makes its blocks used ones:
+// later syncs need not tell the file system that they have become so, and take half the
+// time. After an error nothing is left.
+func (l *Log) makeReady(size int64, fill bool) (*readySegment, error) {
+	path := l.tempName()
 	f, err := l.fs.Create(path)
 	if err != nil {
 		return nil, err
 	}
 	if err = f.Allocate(size); err == nil && fill {
-		if err = writeZeros(f, 0, size, l.closing); err == nil {
-			err = f.Sync()
-		}
+		err = l.fill(f, size)
+	}
+	var ix *index
+	if err == nil {
+		ix, err = createIndex(l.fs, l.tempName(), indexCapacity(size, l.opts.IndexInterval))
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close(), l.fs.Remove(path))
 	}
-	return &readySegment{f, path, size}, nil
+	return &readySegment{file: f, path: path, size: size, filled: fill, ix: ix}, nil
+}
+
+// fill writes zeros to all of a new segment's file.
+func (l *Log) fill(f vfs.File, size int64) error {
+	chunk := zeroChunk
+	if l.opts.Sync.never {
+		chunk = hugePage
+	}
+	if err := writeZeros(f, 0, size, chunk, l.closing); err != nil || !l.opts.Sync.always() {
+		return err
+	}
+	return f.Sync()
 }
 
 // sealRolled seals the segments before the active one, oldest first, so that a

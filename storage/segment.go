@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"math"
 	"path/filepath"
 	"sync/atomic"
 
@@ -44,6 +45,7 @@ type segment struct {
 	// maxTime is the largest timestamp of its records; noTime without any.
 	maxTime atomic.Int64
 	created int64 // when it was made, in Unix milliseconds
+	filled  bool  // its file was filled with zeros by this process
 
 	// The committer's, or with the log's mutex held by others.
 	last   Place // after the last entry
@@ -155,13 +157,14 @@ func openSegment(fsys vfs.FS, path string, writable bool) (*segment, error) {
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	if size < segmentHeaderSize {
+	if size < segmentHeaderSize || size > math.MaxUint32 {
 		return nil, errors.Join(fmt.Errorf("%s: %d bytes: %w", path, size, errNoSegment), f.Close())
 	}
-	s, err := mapSegment(f, path, size)
+	m, err := f.Map(int(size), false)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(fmt.Errorf("map segment: %w", err), f.Close())
 	}
+	s := mappedSegment(f, path, m)
 	h, err := parseSegmentHeader(s.b)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), s.close())
@@ -178,15 +181,12 @@ func openSegment(fsys vfs.FS, path string, writable bool) (*segment, error) {
 	return s, nil
 }
 
-func mapSegment(f vfs.File, path string, size int64) (*segment, error) {
-	m, err := f.Map(int(size), false)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("map segment: %w", err), f.Close())
-	}
+// mappedSegment makes a segment of a file and its mapping. The log holds it.
+func mappedSegment(f vfs.File, path string, m vfs.Mapping) *segment {
 	s := &segment{path: path, file: f, m: m, b: m.Bytes()}
 	s.maxTime.Store(noTime)
 	s.refs.Store(1)
-	return s, nil
+	return s
 }
 
 // begin sets what the segment's header says of it.
@@ -252,7 +252,7 @@ func (s *segment) fileSize() int64 {
 func (s *segment) closeFiles() error {
 	err := s.closeStores()
 	if s.file != nil {
-		err = s.file.Close()
+		err = errors.Join(err, s.file.Close())
 		s.file = nil
 	}
 	if s.ix != nil && s.ix.file != nil {
@@ -280,6 +280,9 @@ func (s *segment) addPoints(pos int64, h *entryHeader, body []byte, interval int
 	if ok {
 		s.maxTime.Store(max(entry.before, b.MaxTimestamp))
 	}
+	if h.offset-s.before.Offset > math.MaxUint32-uint64(h.span) {
+		return // no log makes such a segment; without points readers walk
+	}
 	if pos >= s.ix.next {
 		s.ix.add(entry)
 		s.ix.next = pos + interval
@@ -291,12 +294,13 @@ func (s *segment) addPoints(pos int64, h *entryHeader, body []byte, interval int
 	if err != nil {
 		return // readers will say so; the point at its start suffices for them
 	}
-	for {
+	for last := h.offset; ; {
 		at := int64(r.Position())
 		offset, stamp, ok, err := r.SkipTime()
-		if err != nil || !ok {
+		if err != nil || !ok || offset < last {
 			return
 		}
+		last = offset
 		if abs := pos + entryHeaderSize + at; abs >= s.ix.next {
 			p := entry
 			p.offset = uint32(offset - s.before.Offset)

@@ -45,7 +45,10 @@ type stateFile struct {
 	file vfs.File
 	path string
 	now  state
-	mark uint64 // all entries up to this index were durable once
+	// mark is the largest durable mark that may be in the file: all entries up to
+	// that index were durable once. noted says that just this one is there, durably.
+	mark  uint64
+	noted bool
 }
 
 func (s *state) encode() []byte {
@@ -176,6 +179,13 @@ func (sf *stateFile) read(repair bool) error {
 	return nil
 }
 
+// change makes a change of the state, durably.
+func (sf *stateFile) change(change func(s *state)) error {
+	next := sf.now
+	change(&next)
+	return sf.save(next)
+}
+
 // save makes next the state, durably.
 func (sf *stateFile) save(next state) error {
 	next.seq = sf.now.seq + 1
@@ -197,8 +207,10 @@ func (sf *stateFile) write(next state) error {
 }
 
 // saveMark notes that all entries up to index mark are durable. Without durably, the
-// note outlives this process, but perhaps not the machine.
+// note outlives this process, but perhaps not the machine. An error leaves open whether
+// the note is there.
 func (sf *stateFile) saveMark(mark uint64, durably bool) error {
+	sf.mark, sf.noted = max(sf.mark, mark), false
 	if _, err := sf.file.WriteAt(encodeMark(mark), markAt); err != nil {
 		return fmt.Errorf("write durable mark: %w", err)
 	}
@@ -206,7 +218,7 @@ func (sf *stateFile) saveMark(mark uint64, durably bool) error {
 		if err := sf.file.Sync(); err != nil {
 			return fmt.Errorf("write durable mark: %w", err)
 		}
+		sf.mark, sf.noted = mark, true
 	}
-	sf.mark = mark
 	return nil
 }

@@ -3,7 +3,6 @@ package storage
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"runtime/debug"
 	"slices"
 	"time"
@@ -15,10 +14,14 @@ import (
 // records are given out again. Leases stay valid, and iterators notice. Appends wait
 // meanwhile.
 //
+// The segment in which the log is to end is written anew up to there, which takes space
+// for it, and time if it is not the last.
+//
 // Errors: ErrCommitted if an entry up to the commit mark would go, *IndexError if last
-// lies before the first entry kept: nothing has changed. ErrFailed if it could not be
+// lies before the first entry kept, ErrClosed, ErrReadOnly. ErrFailed if it could not be
 // finished: the log ends somewhere from last to where it ended before, and must be
-// opened again.
+// opened again. After any other error, as one for which IsFull is true, nothing has
+// changed.
 func (l *Log) TruncateSuffix(last uint64) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -36,21 +39,40 @@ func (l *Log) TruncateSuffix(last uint64) error {
 	if err != nil {
 		return fmt.Errorf("truncate behind entry %d: %w", last, err)
 	}
-	if err := l.cutBehind(p); err != nil {
-		return l.fail(fmt.Errorf("truncate behind entry %d: %w", last, err))
+	if final, err := l.cutBehind(p); err != nil {
+		err = fmt.Errorf("truncate behind entry %d: %w", last, err)
+		if final {
+			err = l.fail(err)
+		}
+		return err
 	}
 	return nil
 }
 
-// cutBehind makes p the end of the log. First the durable mark is lowered, so that
+// cutBehind makes p the end of the log. All that may want for space comes first: a copy
+// of the segment that holds p, up to there. Then the durable mark is lowered, so that
 // what is missing later is not taken for lost; then segments go, newest first; then
-// the one that holds p is replaced by a shorter one. A crash in between leaves a log
-// that ends somewhere behind p. Nothing is overwritten, since a lease may be over it.
-// l.mu is held throughout, and nothing else runs.
-func (l *Log) cutBehind(p Place) error {
+// the copy takes its place. A crash in between leaves a log that ends somewhere behind p.
+// Nothing is overwritten, since a lease may be over it. An error that is not final has
+// changed nothing. l.mu is held throughout, and nothing else runs.
+func (l *Log) cutBehind(p Place) (final bool, err error) {
+	segments := slices.Clone(*l.segments.Load())
+	n := len(segments)
+	for n > 0 && segments[n-1].before.Index >= p.Index {
+		n--
+	}
+	var short *segment
+	if n > 0 && segments[n-1].last != p {
+		if short, err = l.copySegment(segments[n-1], p, int64(len(segments[n-1].b))); err != nil {
+			return false, err
+		}
+	}
 	l.durable.Store(min(l.durable.Load(), p.Index))
 	if err := l.lowerMark(p.Index); err != nil {
-		return err
+		if short != nil {
+			err = errors.Join(err, l.discard(short))
+		}
+		return true, err
 	}
 	if !l.opts.ManualCommit {
 		l.end.Store(p.Offset)
@@ -58,30 +80,27 @@ func (l *Log) cutBehind(p Place) error {
 	l.beginCut()
 	defer l.endCut()
 	l.written = p
-	segments := slices.Clone(*l.segments.Load())
-	n := len(segments)
-	for ; n > 0 && segments[n-1].before.Index >= p.Index; n-- {
-		s := segments[n-1]
-		l.publish(segments[: n-1 : n-1])
-		if err := l.dropSegment(s); err != nil {
-			return err
+	l.active, l.tail = nil, tail{place: p}
+	for k := len(segments); k > n; k-- {
+		l.publish(segments[: k-1 : k-1])
+		if err := l.dropSegment(segments[k-1]); err != nil {
+			if short != nil {
+				err = errors.Join(err, l.discard(short))
+			}
+			return true, err
 		}
 	}
-	l.active = nil
-	l.tail = tail{place: p}
-	if n == 0 {
-		return nil
-	}
-	s := segments[n-1]
-	if s.last != p {
-		var err error
-		if s, _, err = l.replace(s, p, int64(len(s.b))); err != nil {
-			return err
+	if short != nil {
+		if err := l.replaceLast(short); err != nil {
+			return true, err
 		}
 	}
-	l.active = s
-	l.tail = l.tailOf(s)
-	return nil
+	if n > 0 {
+		segments = *l.segments.Load()
+		l.active = segments[n-1]
+		l.tail = l.tailOf(l.active)
+	}
+	return false, nil
 }
 
 // dropSegment removes the files of s, which readers no longer see, durably.
@@ -109,56 +128,64 @@ func (l *Log) lowerMark(index uint64) error {
 }
 
 // growActive replaces the active segment, which has no room and no record, by one of
-// size bytes.
+// size bytes. An error that is not final has changed nothing.
 func (l *Log) growActive(size int64) (s *segment, final bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.awaitSync()
-	s, final, err = l.replace(l.active, l.active.last, size)
-	if err == nil {
-		l.active = s
-	}
-	return s, final, err
-}
-
-// replace puts a copy of old, up to place p and with size bytes, into old's place. A
-// reader that has old keeps it. An error that is not final has changed nothing. l.mu is
-// held, and nothing is written or synced meanwhile.
-func (l *Log) replace(old *segment, p Place, size int64) (s *segment, final bool, err error) {
-	end, err := old.positionAfter(p.Index)
-	if err != nil {
+	if s, err = l.copySegment(l.active, l.active.last, size); err != nil {
 		return nil, false, err
 	}
-	size = max(size, sizeFor(end-segmentHeaderSize), l.opts.SegmentBytes)
-	r, err := l.makeReady(l.tempName(), size, false)
-	if err != nil {
-		return nil, false, err
-	}
-	if err = old.copyTo(r.file, 0, end); err == nil {
-		err = r.file.Sync()
-	}
-	if err != nil {
-		return nil, false, errors.Join(err, r.discard(l.fs))
-	}
-	// The index of old would not fit what follows. Without one it is made anew.
-	if err := l.fs.Remove(old.indexPath()); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, false, errors.Join(err, r.discard(l.fs))
-	}
-	s, err = l.mapReady(r, segmentHeader{before: old.before, created: old.created})
-	if err != nil {
+	if err := l.replaceLast(s); err != nil {
 		return nil, true, err
 	}
+	l.active = s
+	return s, false, nil
+}
+
+// copySegment makes a copy of old, up to place p and with size bytes or more, durable,
+// and under temporary names. After an error nothing is left of it. l.mu is held.
+func (l *Log) copySegment(old *segment, p Place, size int64) (*segment, error) {
+	end, err := old.positionAfter(p.Index)
+	if err != nil {
+		return nil, err
+	}
+	size = max(size, sizeFor(end-segmentHeaderSize), l.opts.SegmentBytes)
+	r := l.takeReady(size)
+	if r == nil {
+		if r, err = l.makeReady(size, false); err != nil {
+			return nil, err
+		}
+	}
+	s, err := l.mapReady(r, segmentHeader{before: old.before, created: old.created})
+	if err != nil {
+		return nil, err
+	}
 	s.seed = old.seed
-	if err = l.reindex(s, end); err == nil {
-		err = l.name(s)
+	if err = old.copyTo(s.file, 0, end); err == nil {
+		err = l.reindex(s, end)
+	}
+	if err == nil {
+		err = s.file.Sync()
 	}
 	if err != nil {
-		return nil, true, errors.Join(err, s.release())
+		return nil, errors.Join(err, l.discard(s))
+	}
+	return s, nil
+}
+
+// replaceLast puts s, a copy of the last segment, into its place. A reader that has that
+// keeps it. After an error only another open can tell which one is there. l.mu is held,
+// and nothing is written or synced meanwhile.
+func (l *Log) replaceLast(s *segment) error {
+	if err := l.name(s); err != nil {
+		return errors.Join(err, s.release())
 	}
 	segments := slices.Clone(*l.segments.Load())
+	old := segments[len(segments)-1]
 	segments[len(segments)-1] = s
 	l.publish(segments)
-	return s, false, old.release()
+	return old.release()
 }
 
 // copyTo writes the segment's bytes in [from, to) to the same place of f, which may be its
@@ -223,8 +250,9 @@ func (s *segment) positionAfter(index uint64) (pos int64, err error) {
 // lacks entries which no other replica has any more. A crash leaves either the log as
 // it was or an empty one that begins at p. Leases stay valid.
 //
-// After an error that wraps ErrFailed the log must be opened again; after another
-// nothing has changed.
+// Errors: one that says that p's index or offset is larger than 2^62, ErrClosed,
+// ErrReadOnly: nothing has changed. After one that wraps ErrFailed the log must be opened
+// again.
 func (l *Log) Reset(p Place) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -232,17 +260,21 @@ func (l *Log) Reset(p Place) error {
 	if err := l.usable(); err != nil {
 		return err
 	}
+	if p.Index > maxIndex || p.Offset > maxIndex {
+		return fmt.Errorf("reset to entry %d, offset %d: neither may be larger than %d", p.Index, p.Offset, uint64(maxIndex))
+	}
 	if err := l.saveState(func(s *state) { s.origin, s.reset = p, true }); err != nil {
 		return l.fail(fmt.Errorf("reset to entry %d: %w", p.Index, err))
 	}
 	names, err := l.fs.List(l.dir) // there may be files that could not be removed
 	segments := *l.segments.Load()
-	l.end.Store(p.Offset)
 	l.beginCut()
 	defer l.endCut()
+	// First the segments, since what lies below end must be in them.
+	l.publish(nil)
+	l.end.Store(p.Offset)
 	l.first.Store(&p)
 	l.durable.Store(p.Index)
-	l.publish(nil)
 	l.written, l.tail, l.active = p, tail{place: p}, nil
 	if l.opts.ManualCommit {
 		l.committed, l.shown = p.Index, p.Index
@@ -376,7 +408,5 @@ func (l *Log) dropFirst(k int) error {
 func (l *Log) saveState(change func(s *state)) error {
 	l.stateMu.Lock()
 	defer l.stateMu.Unlock()
-	next := l.state.now
-	change(&next)
-	return l.state.save(next)
+	return l.state.change(change)
 }

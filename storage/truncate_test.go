@@ -67,13 +67,21 @@ func TestTruncateSuffixAtEachStep(t *testing.T) {
 		})
 		err := l.TruncateSuffix(10)
 		mem.Inject(nil)
+		unchanged := err != nil && !errors.Is(err, ErrFailed)
+		if unchanged {
+			checkAll(t, l, 100)
+		}
 		for seed := range uint64(4) {
 			o.FS, o.Executor = mem.Crash(rand.New(rand.NewPCG(seed, uint64(step)))), executor.NewManual(time.Unix(2, 0))
 			again := open(t, "d", o)
 			end := int(again.EndOffset())
-			require.GreaterOrEqual(t, end, 10)
-			if err == nil {
+			switch {
+			case err == nil:
 				require.Equal(t, 10, end)
+			case unchanged:
+				require.Equal(t, 100, end)
+			default:
+				require.GreaterOrEqual(t, end, 10)
 			}
 			checkAll(t, again, end)
 			require.NoError(t, again.Close())
@@ -83,7 +91,6 @@ func TestTruncateSuffixAtEachStep(t *testing.T) {
 			require.NoError(t, l.Close())
 			return
 		}
-		require.ErrorIs(t, err, ErrFailed)
 	}
 }
 
@@ -302,5 +309,35 @@ func TestTruncateUnderLoad(t *testing.T) {
 	for range 3 {
 		require.NoError(t, <-done)
 	}
+	require.NoError(t, l.Close())
+}
+
+// TestReadBesideReset looks for records, which the log never has, while it is reset to
+// begin behind them.
+func TestReadBesideReset(t *testing.T) {
+	l := open(t, "d", Options{FS: vfs.NewMem(), Executor: manual()})
+	appendValue(t, l, "x")
+	stop, bad := make(chan struct{}), make(chan error, 1)
+	go func() {
+		defer close(bad)
+		for {
+			_, _, err := l.Read(1000)
+			if !errors.Is(err, ErrOutOfRange) {
+				bad <- err
+				return
+			}
+			select {
+			case <-stop:
+				return
+			default:
+			}
+		}
+	}()
+	for i := range uint64(200) {
+		require.NoError(t, l.Reset(Place{Index: 50 + i, Term: 1, Offset: 2000 + i}))
+		appendValue(t, l, "y")
+	}
+	close(stop)
+	require.NoError(t, <-bad)
 	require.NoError(t, l.Close())
 }

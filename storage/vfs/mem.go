@@ -444,6 +444,25 @@ func (f *memFile) Sync() error {
 	return nil
 }
 
+func (f *memFile) WriteSync(p []byte, off int64) error {
+	if _, err := f.WriteAt(p, off); err != nil {
+		return err
+	}
+	fault := f.fs.check(OpSync, f.name)
+	n := f.inode
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if fault != nil {
+		n.failSync()
+		return fault
+	}
+	// The length has become durable, and these sectors have.
+	n.synced = append(n.synced, make([]byte, max(0, len(n.data)-len(n.synced)))...)
+	from, to := int(off)&^(sectorSize-1), min((int(off)+len(p)+sectorSize-1)&^(sectorSize-1), len(n.data))
+	copy(n.synced[from:to], n.data[from:to])
+	return nil
+}
+
 // sync makes durable what is not stuck. n.mu is held.
 func (n *inode) sync() {
 	before := n.synced

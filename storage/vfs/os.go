@@ -153,6 +153,14 @@ func (f osFile) Sync() error {
 	return nil
 }
 
+// WriteSync implements [File].
+func (f osFile) WriteSync(p []byte, off int64) error {
+	if err := writeSync(f.File, p, off); err != nil {
+		return &os.PathError{Op: "write and sync", Path: f.Name(), Err: err}
+	}
+	return nil
+}
+
 // Map implements [File].
 func (f osFile) Map(length int, writable bool) (Mapping, error) {
 	prot := mmap.RDONLY
@@ -184,6 +192,14 @@ func writeZeros(f *os.File, at, n int64) error {
 		at, n = at+int64(k), n-int64(k)
 	}
 	return nil
+}
+
+// writeThenSync writes p and makes it durable the portable way.
+func writeThenSync(f *os.File, p []byte, off int64) error {
+	if _, err := f.WriteAt(p, off); err != nil {
+		return err
+	}
+	return datasync(f)
 }
 
 func retryEINTR(call func() error) error {

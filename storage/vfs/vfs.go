@@ -56,6 +56,10 @@ type File interface {
 	// Sync makes contents and length durable (fdatasync). After it has failed
 	// nothing is known about what was written since the last success.
 	Sync() error
+	// WriteSync writes all of p and makes it durable, with what of the length and
+	// of the file's metadata it takes to read it back, but not what else was
+	// written: for that it waits only where the system cannot do with less.
+	WriteSync(p []byte, off int64) error
 	// Map maps the first length bytes, which must exist, shared with all
 	// other users of the file.
 	Map(length int, writable bool) (Mapping, error)
