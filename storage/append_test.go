@@ -311,7 +311,7 @@ func TestStores(t *testing.T) {
 	for i := range 10 {
 		appendValue(t, l, fmt.Sprint(i))
 	}
-	_, err := l.Append(Record{Value: make([]byte, maxStored)})
+	_, err := l.Append(Record{Value: bytes.Repeat([]byte("x"), maxStored)})
 	require.ErrorContains(t, err, "write", "larger ones are written")
 	mem.Inject(nil)
 	mem.UnlockAll() // killed

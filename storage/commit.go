@@ -162,7 +162,9 @@ func (l *Log) showCommitted() {
 	p := l.written
 	if index != p.Index {
 		var err error
-		if p, err = l.PlaceAfter(index); err != nil {
+		if p, err = l.PlaceAfter(index); errors.Is(err, ErrClosed) {
+			return // no reader is left
+		} else if err != nil {
 			// Readers see less than they might; the damage is theirs to meet.
 			l.opts.Logger.Error("cannot show committed entries", "dir", l.dir, "index", index, "err", err)
 			return

@@ -76,6 +76,7 @@ func (l *Log) PlaceAfter(index uint64) (Place, error) {
 			continue
 		}
 		if err != nil {
+			l.report(err)
 			return Place{}, l.entryError(index, s, err)
 		}
 		Lease{s}.Release()

@@ -120,3 +120,32 @@ func TestStateBesideClose(t *testing.T) {
 	require.NoError(t, l.SetState([]byte{}))
 	require.Nil(t, l.State())
 }
+
+// TestMarkThatCameBack kills a log that was lowering its durable mark. The next one reads
+// the lower mark from the page cache, which a power failure forgets: it must be saved
+// again before anything takes the place of what was cut off.
+func TestMarkThatCameBack(t *testing.T) {
+	for _, half := range []bool{false, true} {
+		mem, ex := vfs.NewMem(), manual()
+		l := open(t, "d", Options{FS: mem, Executor: ex})
+		for i := range 10 {
+			appendValue(t, l, fmt.Sprint(i))
+		}
+		ex.Advance(2 * idleAfter) // the mark is durable
+		mem.Inject(func(op vfs.Op, name string) error {
+			if strings.HasSuffix(name, stateName) && (op == vfs.OpSync || half && op == vfs.OpWrite) {
+				return errPowerOff
+			}
+			return nil
+		})
+		require.ErrorIs(t, l.TruncateSuffix(5), ErrFailed)
+		mem.Inject(nil)
+		mem.UnlockAll() // killed
+		l = open(t, "d", Options{FS: mem, Executor: manual()})
+		require.NoError(t, l.TruncateSuffix(6))
+		disk := mem.Crash(nil)
+		l = open(t, "d", Options{FS: disk, Executor: manual()})
+		require.EqualValues(t, 6, l.EndOffset())
+		require.NoError(t, l.Close())
+	}
+}

@@ -35,8 +35,8 @@ type Metrics struct {
 	Failed error
 }
 
-// Metrics returns a snapshot. It may be called as often as every second: it waits for
-// no I/O, but takes a mutex that appends take.
+// Metrics returns a snapshot. It takes a mutex that appends take, and that TruncateSuffix
+// and Reset hold for as long as they run.
 func (l *Log) Metrics() Metrics {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -61,7 +61,8 @@ type Options struct {
 	// Events are called when something happens.
 	Events Events
 	// Logger gets a line for each event that an operator should know of: bytes
-	// cut off in recovery, foreign files, failures of background work.
+	// cut off in recovery, foreign files, failures of background work. Its handler
+	// may be called while appends wait: it must be quick, and must not call the log.
 	// Default: none.
 	Logger *slog.Logger
 	// FS is the file system. Default: vfs.OS.

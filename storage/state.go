@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"math"
 
 	"github.com/zue-log/zue/storage/vfs"
 )
@@ -45,10 +46,11 @@ type stateFile struct {
 	file vfs.File
 	path string
 	now  state
-	// mark is the largest durable mark that may be in the file: all entries up to
-	// that index were durable once. noted says that just this one is there, durably.
-	mark  uint64
-	noted bool
+	// mark is the durable mark: all entries up to that index were durable once. noted
+	// says that it is in the file durably. most is the largest that may be there after a
+	// crash, since it is not synced each time, and another may have died before it was.
+	mark, most uint64
+	noted      bool
 }
 
 func (s *state) encode() []byte {
@@ -156,7 +158,7 @@ func (sf *stateFile) read(repair bool) error {
 	if _, err := sf.file.ReadAt(b, 0); err != nil && !errors.Is(err, io.EOF) {
 		return fmt.Errorf("read state: %w", err)
 	}
-	sf.mark = parseMark(b[markAt:])
+	sf.mark, sf.most = parseMark(b[markAt:]), math.MaxUint64
 	one, err1 := parseState(b[:stateSlot])
 	two, err2 := parseState(b[stateSlot:markAt])
 	for _, err := range []error{err1, err2} {
@@ -210,7 +212,7 @@ func (sf *stateFile) write(next state) error {
 // note outlives this process, but perhaps not the machine. An error leaves open whether
 // the note is there.
 func (sf *stateFile) saveMark(mark uint64, durably bool) error {
-	sf.mark, sf.noted = max(sf.mark, mark), false
+	sf.most, sf.noted = max(sf.most, mark), false
 	if _, err := sf.file.WriteAt(encodeMark(mark), markAt); err != nil {
 		return fmt.Errorf("write durable mark: %w", err)
 	}
@@ -218,7 +220,8 @@ func (sf *stateFile) saveMark(mark uint64, durably bool) error {
 		if err := sf.file.Sync(); err != nil {
 			return fmt.Errorf("write durable mark: %w", err)
 		}
-		sf.mark, sf.noted = mark, true
+		sf.most, sf.noted = mark, true
 	}
+	sf.mark = mark
 	return nil
 }

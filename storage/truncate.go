@@ -67,7 +67,6 @@ func (l *Log) cutBehind(p Place) (final bool, err error) {
 			return false, err
 		}
 	}
-	l.durable.Store(min(l.durable.Load(), p.Index))
 	if err := l.lowerMark(p.Index); err != nil {
 		if short != nil {
 			err = errors.Join(err, l.discard(short))
@@ -117,14 +116,15 @@ func (l *Log) tailOf(s *segment) tail {
 		start: s.before.Offset, created: s.created}
 }
 
-// lowerMark makes the saved durable mark at most index, durably.
+// lowerMark makes the durable mark in the file at most index, durably.
 func (l *Log) lowerMark(index uint64) error {
+	l.durable.Store(min(l.durable.Load(), index))
 	l.stateMu.Lock()
 	defer l.stateMu.Unlock()
-	if l.state.mark <= index {
+	if l.state.most <= index {
 		return nil
 	}
-	return l.state.saveMark(index, true)
+	return l.state.saveMark(l.durable.Load(), true)
 }
 
 // growActive replaces the active segment, which has no room and no record, by one of

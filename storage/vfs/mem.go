@@ -37,8 +37,8 @@ const sectorSize = 512
 // Mem is a file system in memory that knows what a crash would lose: [Mem.Crash]
 // returns the disk as a reboot might find it. It is as strict as POSIX allows:
 // of the sectors written since a file's last Sync each may be lost by itself, a
-// changed length may be, and names changed since the last SyncDir may be, the
-// later ones first. After a Sync that was made to fail, what it should have
+// changed length may be, and each change of a name since the last SyncDir. A write
+// that is made to fail has written half of its bytes. After a Sync that was made to fail, what it should have
 // written counts as clean, as on Linux: only writing it again lets a later Sync
 // make it durable. Files grow only while they are not mapped. Its methods and
 // those of its files may be called concurrently.
@@ -95,12 +95,14 @@ func (m *Mem) Crash(rng *rand.Rand) *Mem {
 	after := NewMem()
 	after.dirs = maps.Clone(m.dirs)
 	names := maps.Clone(m.synced)
-	kept := 0
 	if rng != nil {
-		kept = rng.IntN(len(m.ops) + 1)
-	}
-	for _, op := range m.ops[:kept] {
-		op.apply(names)
+		// A journal loses the last ones only; others lose any.
+		kept, any := rng.IntN(len(m.ops)+1), rng.IntN(2) == 0
+		for i, op := range m.ops {
+			if any && rng.IntN(2) == 0 || !any && i < kept {
+				op.apply(names)
+			}
+		}
 	}
 	// Sorted, since the order decides what each file draws from rng.
 	for _, name := range slices.Sorted(maps.Keys(names)) {
@@ -394,20 +396,28 @@ func (f *memFile) ReadAt(p []byte, off int64) (int, error) {
 }
 
 func (f *memFile) WriteAt(p []byte, off int64) (int, error) {
-	err := f.change(OpWrite, func(n *inode) error {
-		if err := n.grow(int(off) + len(p)); err != nil {
-			return err
-		}
-		copy(n.data[off:], p)
-		for i := int(off) / sectorSize; i <= (int(off)+len(p)-1)/sectorSize; i++ {
-			delete(n.stuck, i)
-		}
-		return nil
-	})
-	if err != nil {
-		return 0, err
+	err := f.fs.check(OpWrite, f.name)
+	if err == nil && !f.writable {
+		return 0, &fs.PathError{Op: string(OpWrite), Path: f.name, Err: errReadOnly}
 	}
-	return len(p), nil
+	if err != nil {
+		p = p[:len(p)/2]
+	}
+	f.inode.mu.Lock()
+	defer f.inode.mu.Unlock()
+	return len(p), errors.Join(err, f.inode.write(p, int(off)))
+}
+
+// write puts p at position at. n.mu is held.
+func (n *inode) write(p []byte, at int) error {
+	if err := n.grow(at + len(p)); err != nil {
+		return err
+	}
+	copy(n.data[at:], p)
+	for i := at / sectorSize; i <= (at+len(p)-1)/sectorSize; i++ {
+		delete(n.stuck, i)
+	}
+	return nil
 }
 
 func (f *memFile) Size() (int64, error) {

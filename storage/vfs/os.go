@@ -105,12 +105,7 @@ func (OS) Lock(name string, shared bool) (io.Closer, error) {
 		if !errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, &os.PathError{Op: "flock", Path: name, Err: err}
 		}
-		var pid [20]byte
-		n, _ := f.ReadAt(pid[:], 0)
-		if id := bytes.TrimSpace(pid[:n]); len(id) > 0 {
-			return nil, fmt.Errorf("%s: %w (process id %s)", name, ErrLocked, id)
-		}
-		return nil, fmt.Errorf("%s: %w", name, ErrLocked)
+		return nil, fmt.Errorf("%s: %w%s", name, ErrLocked, holder(f))
 	}
 	if shared {
 		return f, nil
@@ -120,6 +115,19 @@ func (OS) Lock(name string, shared bool) (io.Closer, error) {
 		_, _ = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
 	}
 	return f, nil
+}
+
+// holder says who has the lock on f that could not be had.
+func holder(f *os.File) string {
+	if retryEINTR(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB) }) == nil {
+		return ", which reads only" // it has not left its id
+	}
+	var pid [20]byte
+	n, _ := f.ReadAt(pid[:], 0)
+	if id := bytes.TrimSpace(pid[:n]); len(id) > 0 {
+		return fmt.Sprintf(" (process id %s)", id)
+	}
+	return ""
 }
 
 type osFile struct{ *os.File }

@@ -36,7 +36,7 @@ func writeSync(f *os.File, p []byte, off int64) error {
 func allocate(f *os.File, have, size int64) error {
 	err := retryEINTR(func() error { return unix.Fallocate(int(f.Fd()), 0, 0, size) })
 	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
-		return writeZeros(f, have, size-have)
+		return writeZeros(f, have, max(size-have, 0))
 	}
 	return err
 }

@@ -10,4 +10,4 @@ func datasync(f *os.File) error { return f.Sync() }
 
 func writeSync(f *os.File, p []byte, off int64) error { return writeThenSync(f, p, off) }
 
-func allocate(f *os.File, have, size int64) error { return writeZeros(f, have, size-have) }
+func allocate(f *os.File, have, size int64) error { return writeZeros(f, have, max(size-have, 0)) }

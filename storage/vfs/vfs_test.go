@@ -2,9 +2,11 @@ package vfs
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"testing"
 
@@ -50,6 +52,8 @@ func contract(t *testing.T, fsys FS, root string) {
 	n, err = f.ReadAt(b, 9998)
 	require.Equal(t, 2, n)
 	require.ErrorIs(t, err, io.EOF)
+	require.NoError(t, f.WriteSync([]byte("c"), 5000))
+	require.Equal(t, "cello", string(m.Bytes()[5000:5005]))
 	require.NoError(t, f.Sync())
 	require.NoError(t, m.Close())
 	_, err = f.Map(10_001, false)
@@ -132,6 +136,50 @@ func TestMemCrashLosesWhatWasNotSynced(t *testing.T) {
 	require.Equal(t, map[string]bool{"fone": true, "ftwo": true, "gone": true, "gtwo": true}, seen)
 }
 
+// TestMemWriteSync makes durable what it wrote, the sectors that it lies in and the
+// length, and nothing else; a failed one leaves the bytes as a failed Sync does.
+func TestMemWriteSync(t *testing.T) {
+	m := NewMem()
+	f, err := m.Create("f")
+	require.NoError(t, err)
+	require.NoError(t, m.SyncDir("."))
+	require.NoError(t, f.Allocate(3*sectorSize))
+	_, err = f.WriteAt([]byte("x"), 0)
+	require.NoError(t, err)
+	require.NoError(t, f.WriteSync([]byte("y"), sectorSize+1))
+	after := content(t, m.Crash(nil), "f")
+	require.Len(t, after, 3*sectorSize)
+	require.Equal(t, byte(0), after[0])
+	require.Equal(t, byte('y'), after[sectorSize+1])
+	bad := errors.New("bad")
+	m.Inject(func(op Op, _ string) error {
+		if op == OpSync {
+			return bad
+		}
+		return nil
+	})
+	require.ErrorIs(t, f.WriteSync([]byte("z"), sectorSize+1), bad)
+	m.Inject(nil)
+	require.NoError(t, f.Sync())
+	after = content(t, m.Crash(nil), "f")
+	require.Equal(t, byte('y'), after[sectorSize+1], "clean, not durable")
+	require.Equal(t, "z", content(t, m, "f")[sectorSize+1:sectorSize+2])
+}
+
+// TestMemFailedWrite has a write fail half-way.
+func TestMemFailedWrite(t *testing.T) {
+	m := NewMem()
+	f, err := m.Create("f")
+	require.NoError(t, err)
+	bad := errors.New("bad")
+	m.Inject(func(op Op, _ string) error { return bad })
+	n, err := f.WriteAt([]byte("abcd"), 0)
+	require.ErrorIs(t, err, bad)
+	require.Equal(t, 2, n)
+	m.Inject(nil)
+	require.Equal(t, "ab", content(t, m, "f"))
+}
+
 func TestMemFailedSyncLeavesPagesClean(t *testing.T) {
 	m := NewMem()
 	f, err := m.Create("f")
@@ -155,4 +203,21 @@ func TestMemFailedSyncLeavesPagesClean(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, f.Sync())
 	require.Equal(t, "kept", content(t, m.Crash(nil), "f"))
+}
+
+// TestLockedBy says who is in the way.
+func TestLockedBy(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "lock")
+	lock, err := OS{}.Lock(name, false)
+	require.NoError(t, err)
+	_, err = OS{}.Lock(name, true)
+	require.ErrorIs(t, err, ErrLocked)
+	require.ErrorContains(t, err, fmt.Sprintf("(process id %d)", os.Getpid()))
+	require.NoError(t, lock.Close())
+	lock, err = OS{}.Lock(name, true)
+	require.NoError(t, err)
+	_, err = OS{}.Lock(name, false)
+	require.ErrorIs(t, err, ErrLocked)
+	require.ErrorContains(t, err, "which reads only")
+	require.NoError(t, lock.Close())
 }
