@@ -9,7 +9,35 @@
 //	lease.Release()
 //	err = log.Close()
 //
-// An append returns when its records are durable, and concurrent ones share an
-// fdatasync (see [SyncPolicy] for less). FORMAT.md has the files, byte by byte, and
-// what recovery takes for torn and for corrupt.
+// # Appending
+//
+// [Log.Append] returns when its records are durable, all or none, and concurrent calls
+// share an fdatasync (see [SyncPolicy] for less). [Log.AppendAsync] returns at once, so
+// that one caller can have thousands under way. [Log.AppendBatch] takes a batch that is
+// encoded already, and [Log.AppendEntries] entries whose index and term a replication
+// protocol has given. A full disk is an error of the append that meets it and leaves the
+// log as it was ([IsFull]); a write or sync that fails otherwise ends all appends until
+// the log is opened again ([ErrFailed]), since nobody can know then what is on the disk.
+//
+// # Reading
+//
+// [Log.Read] returns one record under a lease, [Log.ReadInto] copies it, [Log.Iterate]
+// goes on from an offset and can wait for what is to come, [Log.OffsetForTime] finds an
+// offset by timestamp, [Log.ReadEntries] returns whole entries. Readers take no lock, and
+// never wait for an append. All bytes that are handed out have been verified; FORMAT.md
+// says when, and what it costs. Damage is a [*CorruptionError]. A disk that fails under a
+// mapping is a [*FaultError], as long as the bytes are touched by this package.
+//
+// # Keeping and removing
+//
+// A log is a row of segment files. [Log.TruncatePrefix], [Options.RetentionBytes] and
+// [Options.RetentionAge] remove the oldest, whole; [Log.TruncateSuffix] takes back the
+// newest entries, and [Log.Reset] all. None of that disturbs a reader under a lease.
+//
+// # Checking
+//
+// [Open] scans only what no clean close vouches for. [Log.Verify] checks everything while
+// the log is in use; [Verify] and [Walk] go through the files of a log that nobody has
+// open, or of a damaged one that cannot be opened, without changing them. FORMAT.md has
+// the files, byte by byte, and what recovery takes for torn and for corrupt.
 package storage

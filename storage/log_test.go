@@ -433,65 +433,74 @@ func TestStress(t *testing.T) {
 				return nil
 			})
 			o := Options{FS: mem, SegmentBytes: MinSegmentBytes, Sync: policy}
-			l := open(t, "d", o)
-			var acked sync.Map
-			var count atomic.Int64
+			s := stress{l: open(t, "d", o), enough: make(chan struct{})}
 			var wg sync.WaitGroup
-			enough := make(chan struct{})
 			for w := range 8 {
-				wg.Go(func() {
-					for i := 0; ; i++ {
-						v := fmt.Sprintf("%d/%d %s", w, i, bytes.Repeat([]byte("x"), i%50*20))
-						off, err := l.Append(Record{Value: []byte(v)})
-						switch {
-						case IsFull(err):
-							continue
-						case errors.Is(err, ErrClosed):
-							return
-						case err != nil:
-							t.Error(err)
-							return
-						}
-						_, twice := acked.Swap(off, v)
-						if twice {
-							t.Errorf("offset %d was given twice", off)
-						}
-						if count.Add(1) == 3000 {
-							close(enough)
-						}
-					}
-				})
+				wg.Go(func() { s.appends(t, w) })
 			}
 			for range 2 {
-				wg.Go(func() {
-					for {
-						err := l.Sync()
-						if end := l.EndOffset(); err == nil && end > 0 {
-							var lease Lease
-							_, lease, err = l.Read(end / 2)
-							if err == nil {
-								lease.Release()
-							}
-						}
-						if errors.Is(err, ErrClosed) {
-							return
-						}
-						if err != nil {
-							t.Error(err)
-							return
-						}
-					}
-				})
+				wg.Go(func() { s.syncsAndReads(t) })
 			}
-			<-enough
-			require.NoError(t, l.Close())
+			<-s.enough
+			require.NoError(t, s.l.Close())
 			wg.Wait()
 			mem.Inject(nil)
 			require.Zero(t, mem.InUse())
-			l = open(t, "d", o)
-			require.EqualValues(t, count.Load(), l.EndOffset())
-			acked.Range(func(off, v any) bool { return assert.Equal(t, v, readValue(t, l, off.(uint64))) })
+			l := open(t, "d", o)
+			require.EqualValues(t, s.count.Load(), l.EndOffset())
+			s.acked.Range(func(off, v any) bool { return assert.Equal(t, v, readValue(t, l, off.(uint64))) })
 			require.NoError(t, l.Close())
 		})
+	}
+}
+
+// stress is what the callers of TestStress share.
+type stress struct {
+	l      *Log
+	acked  sync.Map // values by offset
+	count  atomic.Int64
+	enough chan struct{} // closed when so many are appended
+}
+
+// appends appends until the log is closed.
+func (s *stress) appends(t *testing.T, w int) {
+	for i := 0; ; i++ {
+		v := fmt.Sprintf("%d/%d %s", w, i, bytes.Repeat([]byte("x"), i%50*20))
+		off, err := s.l.Append(Record{Value: []byte(v)})
+		switch {
+		case IsFull(err):
+			continue
+		case errors.Is(err, ErrClosed):
+			return
+		case err != nil:
+			t.Error(err)
+			return
+		}
+		if _, twice := s.acked.Swap(off, v); twice {
+			t.Errorf("offset %d was given twice", off)
+		}
+		if s.count.Add(1) == 3000 {
+			close(s.enough)
+		}
+	}
+}
+
+// syncsAndReads does both until the log is closed.
+func (s *stress) syncsAndReads(t *testing.T) {
+	for {
+		err := s.l.Sync()
+		if end := s.l.EndOffset(); err == nil && end > 0 {
+			var lease Lease
+			if _, lease, err = s.l.Read(end / 2); err == nil {
+				lease.Release()
+			}
+		}
+		if errors.Is(err, ErrClosed) {
+			return
+		}
+		if err != nil {
+			t.Error(err)
+			return
+		}
 	}
 }

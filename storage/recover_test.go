@@ -159,61 +159,63 @@ func snapshot(t *testing.T, dir string) map[string]string {
 	return out
 }
 
+// damages are what a disk, or a person, may do to the files of a log that was closed.
+var damages = map[string]func(t *testing.T, dir string, logs []string){
+	"last entry, known durable by the state file": func(t *testing.T, dir string, logs []string) {
+		last := logs[len(logs)-1]
+		require.NoError(t, os.Remove(last[:len(last)-4]+".index"))
+		edit(t, last, func(b []byte) []byte { s, _ := lastEntry(t, b); b[s+100] ^= 4; return b })
+	},
+	"last entry gone": func(t *testing.T, dir string, logs []string) {
+		last := logs[len(logs)-1]
+		require.NoError(t, os.Remove(last[:len(last)-4]+".index"))
+		edit(t, last, func(b []byte) []byte { s, e := lastEntry(t, b); clear(b[s:e]); return b })
+	},
+	"an entry in the middle, known durable by later headers": func(t *testing.T, dir string, logs []string) {
+		forget(t, dir, logs[len(logs)-1])
+		edit(t, logs[len(logs)-1], func(b []byte) []byte { b[segmentHeaderSize+100] ^= 4; return b })
+	},
+	"a header in the middle wiped": func(t *testing.T, dir string, logs []string) {
+		forget(t, dir, logs[len(logs)-1])
+		edit(t, logs[len(logs)-1], func(b []byte) []byte { clear(b[segmentHeaderSize:][:entryHeaderSize]); return b })
+	},
+	"a segment missing": func(t *testing.T, dir string, logs []string) {
+		require.NoError(t, os.Remove(logs[1]))
+	},
+	"the first segment missing": func(t *testing.T, dir string, logs []string) {
+		require.NoError(t, os.Remove(logs[0]))
+	},
+	"the last segment missing": func(t *testing.T, dir string, logs []string) {
+		require.NoError(t, os.Remove(logs[len(logs)-1]))
+	},
+	"all segments missing": func(t *testing.T, dir string, logs []string) {
+		for _, p := range logs {
+			require.NoError(t, os.Remove(p))
+		}
+	},
+	"a segment's header damaged": func(t *testing.T, dir string, logs []string) {
+		edit(t, logs[1], func(b []byte) []byte { b[30] ^= 1; return b })
+	},
+	"the last segment's header wiped": func(t *testing.T, dir string, logs []string) {
+		forget(t, dir, logs[len(logs)-1])
+		edit(t, logs[len(logs)-1], func(b []byte) []byte { clear(b[:segmentHeaderSize]); return b })
+	},
+	"a segment under another name": func(t *testing.T, dir string, logs []string) {
+		require.NoError(t, os.Rename(logs[1], filepath.Join(dir, segmentName(1))))
+	},
+	"foreign bytes under a segment's name": func(t *testing.T, dir string, logs []string) {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, segmentName(5000)), bytes.Repeat([]byte("mine"), 100), 0o644))
+	},
+	"a sealed segment whose index is gone": func(t *testing.T, dir string, logs []string) {
+		require.NoError(t, os.Remove(logs[0][:len(logs[0])-4]+".index"))
+		edit(t, logs[0], func(b []byte) []byte { b[segmentHeaderSize+100] ^= 1; return b })
+	},
+}
+
 // TestCorruptionIsNotCut damages what was durable, in ways that look like a torn
 // tail but for the durable mark.
 func TestCorruptionIsNotCut(t *testing.T) {
-	cases := map[string]func(t *testing.T, dir string, logs []string){
-		"last entry, known durable by the state file": func(t *testing.T, dir string, logs []string) {
-			last := logs[len(logs)-1]
-			require.NoError(t, os.Remove(last[:len(last)-4]+".index"))
-			edit(t, last, func(b []byte) []byte { s, _ := lastEntry(t, b); b[s+100] ^= 4; return b })
-		},
-		"last entry gone": func(t *testing.T, dir string, logs []string) {
-			last := logs[len(logs)-1]
-			require.NoError(t, os.Remove(last[:len(last)-4]+".index"))
-			edit(t, last, func(b []byte) []byte { s, e := lastEntry(t, b); clear(b[s:e]); return b })
-		},
-		"an entry in the middle, known durable by later headers": func(t *testing.T, dir string, logs []string) {
-			forget(t, dir, logs[len(logs)-1])
-			edit(t, logs[len(logs)-1], func(b []byte) []byte { b[segmentHeaderSize+100] ^= 4; return b })
-		},
-		"a header in the middle wiped": func(t *testing.T, dir string, logs []string) {
-			forget(t, dir, logs[len(logs)-1])
-			edit(t, logs[len(logs)-1], func(b []byte) []byte { clear(b[segmentHeaderSize:][:entryHeaderSize]); return b })
-		},
-		"a segment missing": func(t *testing.T, dir string, logs []string) {
-			require.NoError(t, os.Remove(logs[1]))
-		},
-		"the first segment missing": func(t *testing.T, dir string, logs []string) {
-			require.NoError(t, os.Remove(logs[0]))
-		},
-		"the last segment missing": func(t *testing.T, dir string, logs []string) {
-			require.NoError(t, os.Remove(logs[len(logs)-1]))
-		},
-		"all segments missing": func(t *testing.T, dir string, logs []string) {
-			for _, p := range logs {
-				require.NoError(t, os.Remove(p))
-			}
-		},
-		"a segment's header damaged": func(t *testing.T, dir string, logs []string) {
-			edit(t, logs[1], func(b []byte) []byte { b[30] ^= 1; return b })
-		},
-		"the last segment's header wiped": func(t *testing.T, dir string, logs []string) {
-			forget(t, dir, logs[len(logs)-1])
-			edit(t, logs[len(logs)-1], func(b []byte) []byte { clear(b[:segmentHeaderSize]); return b })
-		},
-		"a segment under another name": func(t *testing.T, dir string, logs []string) {
-			require.NoError(t, os.Rename(logs[1], filepath.Join(dir, segmentName(1))))
-		},
-		"foreign bytes under a segment's name": func(t *testing.T, dir string, logs []string) {
-			require.NoError(t, os.WriteFile(filepath.Join(dir, segmentName(5000)), bytes.Repeat([]byte("mine"), 100), 0o644))
-		},
-		"a sealed segment whose index is gone": func(t *testing.T, dir string, logs []string) {
-			require.NoError(t, os.Remove(logs[0][:len(logs[0])-4]+".index"))
-			edit(t, logs[0], func(b []byte) []byte { b[segmentHeaderSize+100] ^= 1; return b })
-		},
-	}
-	for name, damage := range cases {
+	for name, damage := range damages {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
 			logs := fill(t, dir, 100)
