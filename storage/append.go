@@ -151,7 +151,7 @@ func (l *Log) AppendBatch(body []byte, checksum uint32) Pending {
 	if err != nil {
 		return Pending{err: fmt.Errorf("append batch: %w", err)}
 	}
-	return l.submit([]payload{{kind: KindData, span: uint32(h.LastOffsetDelta) + 1, size: len(body), body: body, sum: checksum}})
+	return l.submit([]payload{{kind: KindData, span: uint32(h.LastOffsetDelta) + 1, size: len(body), body: body, sum: checksum, born: checksum}})
 }
 
 // AppendEntries appends entries whose indexes and terms the caller has decided, as a
@@ -182,7 +182,7 @@ func (l *Log) AppendEntries(entries ...Entry) Pending {
 
 // replicated makes the payload of an entry that another log, or a leader, made.
 func replicated(e *Entry) (payload, error) {
-	w := payload{kind: e.Kind, index: e.Index, term: e.Term, size: len(e.Body), body: e.Body, sum: e.Checksum}
+	w := payload{kind: e.Kind, index: e.Index, term: e.Term, size: len(e.Body), body: e.Body, sum: e.Checksum, born: e.Born}
 	switch {
 	case e.Index == 0 || e.Term == 0:
 		return w, fmt.Errorf("%w: index and term begin with 1", ErrNotNext)
@@ -323,6 +323,7 @@ func (l *Log) encode(records []Record) (w payload, pooled *[]byte, err error) {
 		return w, nil, fmt.Errorf("append: %w", err)
 	}
 	w.body, w.size, w.sum, w.records = *pooled, len(*pooled), batch.Checksum(*pooled), nil
+	w.born = w.sum
 	return w, pooled, nil
 }
 

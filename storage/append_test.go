@@ -18,9 +18,11 @@ import (
 	"github.com/zue-log/zue/storage/vfs"
 )
 
+func errorOf(_ uint64, err error) error { return err }
+
 // control makes a control entry.
 func control(index, term uint64, body string) Entry {
-	return Entry{Index: index, Term: term, Kind: KindControl, Body: []byte(body), Checksum: batch.Checksum([]byte(body))}
+	return NewEntry(index, term, KindControl, []byte(body))
 }
 
 // data makes a data entry of one record for each value.
@@ -30,7 +32,7 @@ func data(index, term uint64, values ...string) Entry {
 		records = append(records, Record{Timestamp: 5, Value: []byte(v)})
 	}
 	body := batch.Append(nil, records, 5)
-	return Entry{Index: index, Term: term, Kind: KindData, Body: body, Checksum: batch.Checksum(body)}
+	return NewEntry(index, term, KindData, body)
 }
 
 // TestAppendAsync keeps thousands of appends in flight, of one caller and of many.
@@ -107,7 +109,7 @@ func TestAppendBatch(t *testing.T) {
 		require.NoError(t, err)
 		first, err := l.AppendBatch(body, batch.Checksum(body)).Wait()
 		require.NoError(t, err)
-		entries, lease, err := l.ReadEntries(nil, uint64(codec)+2, 1)
+		entries, lease, err := l.ReadEntries(nil, uint64(codec)+2, math.MaxUint64, 1)
 		require.NoError(t, err)
 		require.Equal(t, body, entries[0].Body, "verbatim")
 		lease.Release()
@@ -236,7 +238,7 @@ func TestManualCommit(t *testing.T) {
 	require.Zero(t, l.EndOffset())
 	_, _, err = l.Read(0)
 	require.ErrorIs(t, err, ErrOutOfRange)
-	entries, lease, err := l.ReadEntries(nil, 1, 1<<20)
+	entries, lease, err := l.ReadEntries(nil, 1, math.MaxUint64, 1<<20)
 	require.NoError(t, err)
 	require.Len(t, entries, 3, "replication reads what is not committed")
 	lease.Release()
@@ -291,7 +293,7 @@ func TestSegmentFullOfControlEntries(t *testing.T) {
 	require.Equal(t, last, l.LastPlace())
 	require.Equal(t, "a", readValue(t, l, 0))
 	for i := uint64(1); i <= last.Index; i++ {
-		entries, lease, err := l.ReadEntries(nil, i, 1)
+		entries, lease, err := l.ReadEntries(nil, i, i, 1)
 		require.NoError(t, err)
 		require.Equal(t, i, entries[0].Index)
 		lease.Release()
@@ -421,7 +423,7 @@ func TestReadOnly(t *testing.T) {
 		"set state":       one.SetState(nil),
 		"truncate suffix": one.TruncateSuffix(1),
 		"truncate prefix": one.TruncatePrefix(50),
-		"reset":           one.Reset(Place{}),
+		"reset":           one.Reset(Place{}, nil),
 	} {
 		require.ErrorIs(t, err, ErrReadOnly, name)
 	}
@@ -482,8 +484,8 @@ func TestPendingThatNeverWas(t *testing.T) {
 	<-Pending{}.Done()
 	l := open(t, "d", Options{FS: vfs.NewMem(), Executor: manual()})
 	body := []byte("no batch")
-	good := Entry{Index: 1, Term: 1, Kind: KindControl, Body: body, Checksum: batch.Checksum(body)}
-	p := l.AppendEntries(good, Entry{Index: 2, Term: 1, Kind: KindData, Body: body, Checksum: batch.Checksum(body)})
+	good := NewEntry(1, 1, KindControl, body)
+	p := l.AppendEntries(good, NewEntry(2, 1, KindData, body))
 	<-p.Done()
 	_, err = p.Wait()
 	require.ErrorIs(t, err, batch.ErrMalformed)
@@ -494,7 +496,7 @@ func TestPendingThatNeverWas(t *testing.T) {
 // TestManyOffsets has a segment come to as many offsets as its index can tell apart.
 func TestManyOffsets(t *testing.T) {
 	l := open(t, "d", Options{FS: vfs.NewMem(), Executor: manual()})
-	require.NoError(t, l.Reset(Place{Index: 5, Term: 1, Offset: 1 << 33}))
+	require.NoError(t, l.Reset(Place{Index: 5, Term: 1, Offset: 1 << 33}, nil))
 	first := appendValue(t, l, "a")
 	l.tail.start = first + 2 - math.MaxUint32 // as if all these were in it
 	appendValue(t, l, "b")
@@ -510,9 +512,9 @@ func TestManyOffsets(t *testing.T) {
 // TestPlacesEnd has a log come to the largest offset, and the largest index, there is.
 func TestPlacesEnd(t *testing.T) {
 	l := open(t, "d", Options{FS: vfs.NewMem(), Executor: manual()})
-	require.ErrorContains(t, l.Reset(Place{Index: 5, Term: 1, Offset: maxIndex + 1}), "larger than")
-	require.ErrorContains(t, l.Reset(Place{Index: maxIndex + 1, Term: 1, Offset: 7}), "larger than")
-	require.NoError(t, l.Reset(Place{Index: 5, Term: 1, Offset: maxIndex - 2}))
+	require.ErrorContains(t, l.Reset(Place{Index: 5, Term: 1, Offset: maxIndex + 1}, nil), "larger than")
+	require.ErrorContains(t, l.Reset(Place{Index: maxIndex + 1, Term: 1, Offset: 7}, nil), "larger than")
+	require.NoError(t, l.Reset(Place{Index: 5, Term: 1, Offset: maxIndex - 2}, nil))
 	_, err := l.Append(Record{}, Record{}, Record{})
 	require.ErrorContains(t, err, "no more offsets")
 	require.EqualValues(t, maxIndex-2, appendValue(t, l, "a"))
@@ -520,7 +522,7 @@ func TestPlacesEnd(t *testing.T) {
 	_, err = l.Append(Record{})
 	require.ErrorContains(t, err, "no more offsets")
 	require.Equal(t, "b", readValue(t, l, maxIndex-1))
-	require.NoError(t, l.Reset(Place{Index: maxIndex, Term: 1, Offset: 7}))
+	require.NoError(t, l.Reset(Place{Index: maxIndex, Term: 1, Offset: 7}, nil))
 	_, err = l.Append(Record{})
 	require.ErrorContains(t, err, "no more offsets")
 	require.NoError(t, l.Close())
@@ -531,7 +533,7 @@ func TestHolesAreRefused(t *testing.T) {
 	l := open(t, "d", Options{FS: vfs.NewMem(), Executor: manual()})
 	body := batch.Append(nil, []Record{{Value: []byte("v")}}, 5)
 	binary.BigEndian.PutUint32(body[2:], 4)
-	_, err := l.AppendEntries(Entry{Index: 1, Term: 1, Kind: KindData, Body: body, Checksum: batch.Checksum(body)}).Wait()
+	_, err := l.AppendEntries(NewEntry(1, 1, KindData, body)).Wait()
 	require.ErrorIs(t, err, batch.ErrUnsupported)
 	require.NoError(t, l.Close())
 }

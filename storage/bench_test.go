@@ -1,11 +1,14 @@
 package storage
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/zue-log/zue/storage/executor"
 )
 
 func benchmarkLog(b *testing.B, o Options) *Log {
@@ -82,6 +85,41 @@ func BenchmarkRead(b *testing.B) {
 				lease.Release()
 			}
 			require.Zero(b, bad)
+		})
+	}
+}
+
+// BenchmarkOpenAfterKill opens a log of 1 GiB, records of 1 KiB in batches of 1,000, that
+// was killed: as Open does, and with everything checked before the log is used.
+func BenchmarkOpenAfterKill(b *testing.B) {
+	dir := b.TempDir()
+	o := Options{Sync: SyncNever(), Executor: executor.NewManual(time.Unix(1, 0))}
+	l, err := Open(dir, o)
+	require.NoError(b, err)
+	records := make([]Record, 1000)
+	for i := range records {
+		records[i] = Record{Timestamp: 1, Key: make([]byte, 16), Value: make([]byte, 1024)}
+	}
+	for l.Metrics().Bytes < 1<<30 {
+		_, err := l.Append(records...)
+		require.NoError(b, err)
+		o.Executor.(*executor.Manual).Advance(0) // seals what it can
+	}
+	require.NoError(b, l.release()) // all that a kill does
+	for _, how := range []string{"open", "open and verify"} {
+		b.Run(how, func(b *testing.B) {
+			b.ReportAllocs()
+			for range b.N {
+				l, err := Open(dir, o)
+				if err == nil && how != "open" {
+					var r Report
+					r, err = l.Verify(context.Background(), nil)
+					require.Empty(b, r.Damage)
+				}
+				require.NoError(b, err)
+				require.NotZero(b, l.Recovery().Scanned)
+				require.NoError(b, l.release())
+			}
 		})
 	}
 }

@@ -439,11 +439,14 @@ func (r *crashRun) reset() error {
 	p := r.l.LastPlace()
 	p = Place{Index: p.Index + 100, Term: p.Term + 1, Offset: uint64(r.end()) + 1000, Chain: r.rng.Uint64()}
 	r.resets = append(r.resets, int(p.Offset))
+	user := fmt.Sprint(r.rng.Uint64())
+	r.user = append(r.user, user)
 	r.logf("resetting to offset %d", p.Offset)
-	if err := r.l.Reset(p); err != nil {
+	if err := r.l.Reset(p, []byte(user)); err != nil {
 		require.True(r.t, r.fired, "reset: %v", err)
 		return err
 	}
+	r.user = []string{user}
 	end := int(p.Offset)
 	r.base, r.values, r.durable, r.first, r.asked = end, nil, end, end, end
 	return nil

@@ -28,9 +28,9 @@ func (e *IndexError) Error() string {
 // Unwrap returns ErrNoEntry.
 func (e *IndexError) Unwrap() error { return ErrNoEntry }
 
-// ReadEntries appends to dst the entries from index on, and returns it: at least one,
-// and then as many as follow in the same segment until their bodies would take more
-// than maxBytes together. It goes to the last entry written, beyond what readers see.
+// ReadEntries appends to dst the entries from index first on, and returns it: at least
+// one, and then as many as follow in the same segment up to index last, until their
+// bodies would take more than maxBytes together. It goes to the last entry written, beyond what readers see.
 // The bodies point into the mapped file, must not be modified, and stay valid until
 // the lease is released. See [Log.Read] for faults in the mapping.
 //
@@ -40,13 +40,13 @@ func (e *IndexError) Unwrap() error { return ErrNoEntry }
 // Errors, on which dst is returned unchanged and there is no lease: *IndexError if
 // the log does not have the first entry; *CorruptionError if that is damaged (a damaged
 // one after it ends the entries); *FaultError; ErrClosed.
-func (l *Log) ReadEntries(dst []Entry, index uint64, maxBytes int) ([]Entry, Lease, error) {
+func (l *Log) ReadEntries(dst []Entry, first, last uint64, maxBytes int) ([]Entry, Lease, error) {
 	for {
 		epoch := l.epoch.Load()
 		out := dst
-		s, err := l.holderOf(index)
+		s, err := l.holderOf(first)
 		if err == nil {
-			out, err = s.entries(dst, index, maxBytes)
+			out, err = s.entries(dst, first, last, maxBytes)
 		}
 		if l.epoch.Load() != epoch {
 			Lease{s}.Release()
@@ -54,10 +54,23 @@ func (l *Log) ReadEntries(dst []Entry, index uint64, maxBytes int) ([]Entry, Lea
 		}
 		if err != nil {
 			l.report(err)
-			return dst, Lease{}, l.entryError(index, s, err)
+			return dst, Lease{}, l.entryError(first, s, err)
 		}
 		return out, Lease{s}, nil
 	}
+}
+
+// Starts returns the places at which its segments begin, the oldest first: retention and
+// TruncatePrefix have the log begin at one of them, or where a later segment will begin.
+// So they say of what else, as memberships at some index, must be kept with the log. It is
+// empty if there is no segment.
+func (l *Log) Starts() []Place {
+	segments := *l.segments.Load()
+	starts := make([]Place, len(segments))
+	for i, s := range segments {
+		starts[i] = s.before
+	}
+	return starts
 }
 
 // PlaceAfter returns the place behind the entry with that index: its index, term and
@@ -183,22 +196,22 @@ func (l *Log) holderOf(index uint64) (*segment, error) {
 }
 
 // entries is ReadEntries in a segment.
-func (s *segment) entries(dst []Entry, index uint64, maxBytes int) (out []Entry, err error) {
+func (s *segment) entries(dst []Entry, first, last uint64, maxBytes int) (out []Entry, err error) {
 	defer catchFault(s.path, &err, debug.SetPanicOnFault(true))
 	end := s.end.Load()
-	pos, h, err := s.locateIndex(index, end)
+	pos, h, err := s.locateIndex(first, end)
 	if err != nil {
 		return dst, err
 	}
 	h, body, err := s.entry(pos, end)
 	if err != nil {
-		return dst, s.corrupt(pos, index, h.offset, err)
+		return dst, s.corrupt(pos, first, h.offset, err)
 	}
 	out = append(dst, h.entry(body))
 	for total := len(body); ; {
 		p := h.after()
 		pos += entrySize(h.bodyLen)
-		if pos+entryHeaderSize > end {
+		if p.Index >= last || pos+entryHeaderSize > end {
 			return out, nil
 		}
 		bodyLen, _, _ := hop(s.b[pos:])

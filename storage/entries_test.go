@@ -1,10 +1,12 @@
 package storage
 
 import (
+	"math"
 	"math/rand/v2"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"github.com/zue-log/zue/storage/vfs"
 )
 
 func TestEntriesModel(t *testing.T) {
@@ -27,9 +29,11 @@ func TestEntriesModel(t *testing.T) {
 			require.Equal(t, Place{Index: index, Term: want.Term, Offset: want.Offset + uint64(want.Span), Chain: want.Chain}, p)
 			maxBytes := rng.IntN(20_000)
 			prefix := []Entry{{Index: 77}}
-			got, lease, err := l.ReadEntries(prefix, index, maxBytes)
+			last := index + rng.Uint64N(20)
+			got, lease, err := l.ReadEntries(prefix, index, last, maxBytes)
 			require.NoError(t, err)
 			require.EqualValues(t, 77, got[0].Index)
+			require.LessOrEqual(t, got[len(got)-1].Index, last)
 			m.requireEntries(t, i, got[1:], maxBytes)
 			lease.Release()
 			if o.ManualCommit {
@@ -47,13 +51,13 @@ func TestEntriesModel(t *testing.T) {
 		requireNoEntry(t, l, n+1, IndexError{Index: n + 1, First: 1, Last: n})
 		requireNoEntry(t, l, n+1<<40, IndexError{Index: n + 1<<40, First: 1, Last: n})
 
-		require.NoError(t, l.Reset(Place{Index: 500, Term: 3, Offset: 1000, Chain: 9}))
+		require.NoError(t, l.Reset(Place{Index: 500, Term: 3, Offset: 1000, Chain: 9}, nil))
 		p, err = l.PlaceAfter(500)
 		require.NoError(t, err)
 		require.Equal(t, Place{Index: 500, Term: 3, Offset: 1000, Chain: 9}, p)
 		requireNoEntry(t, l, 5, IndexError{Index: 5, First: 501, Last: 500})
 		require.NoError(t, l.Close())
-		_, _, err = l.ReadEntries(nil, 501, 0)
+		_, _, err = l.ReadEntries(nil, 501, 501, 0)
 		require.ErrorIs(t, err, ErrClosed)
 	}
 }
@@ -80,7 +84,7 @@ func (m *model) requireEntries(t *testing.T, i int, got []Entry, maxBytes int) {
 func requireNoEntry(t *testing.T, l *Log, index uint64, want IndexError) {
 	t.Helper()
 	var missing *IndexError
-	got, lease, err := l.ReadEntries([]Entry{{}}, index, 1000)
+	got, lease, err := l.ReadEntries([]Entry{{}}, index, math.MaxUint64, 1000)
 	require.ErrorAs(t, err, &missing)
 	require.ErrorIs(t, err, ErrNoEntry)
 	require.Equal(t, want, *missing)
@@ -89,4 +93,38 @@ func requireNoEntry(t *testing.T, l *Log, index uint64, want IndexError) {
 	_, err = l.PlaceAfter(index)
 	require.ErrorAs(t, err, &missing)
 	require.Equal(t, want, *missing)
+}
+
+// TestCompactedEntry appends an entry whose body is not the one that it was born with: its
+// chain must be that of the leader, who had it before it was compacted.
+func TestCompactedEntry(t *testing.T) {
+	whole := open(t, "d", Options{FS: vfs.NewMem(), Executor: manual()})
+	compacted := open(t, "d", Options{FS: vfs.NewMem(), Executor: manual()})
+	e := data(1, 1, "a", "b")
+	require.NoError(t, errorOf(whole.AppendEntries(e).Wait()))
+	short := data(1, 1, "", "b")
+	short.Born = e.Checksum
+	require.NoError(t, errorOf(compacted.AppendEntries(short).Wait()))
+	require.Equal(t, whole.LastPlace(), compacted.LastPlace())
+	got, lease, err := compacted.ReadEntries(nil, 1, 1, 0)
+	require.NoError(t, err)
+	require.Equal(t, e.Checksum, got[0].Born)
+	require.Equal(t, short.Checksum, got[0].Checksum)
+	lease.Release()
+}
+
+func TestStarts(t *testing.T) {
+	l := open(t, "d", Options{FS: vfs.NewMem(), Executor: manual(), SegmentBytes: MinSegmentBytes})
+	require.Empty(t, l.Starts())
+	for i := range 100 {
+		appendValue(t, l, recordValue(i))
+	}
+	starts := l.Starts()
+	require.Greater(t, len(starts), 2)
+	require.Equal(t, l.FirstPlace(), starts[0])
+	l.sealRolled()
+	require.NoError(t, l.TruncatePrefix(starts[1].Offset))
+	require.Equal(t, starts[1:], l.Starts())
+	require.Equal(t, starts[1], l.FirstPlace())
+	require.NoError(t, l.Close())
 }

@@ -57,8 +57,17 @@ type Entry struct {
 	// package batch).
 	Body     []byte
 	Checksum uint32 // CRC-32C (Castagnoli) of Body
-	Chain    uint64 // a hash over it and all entries before; equal on replicas
-	Mark     uint64 // all entries up to this index were durable when it was written
+	// Born is the checksum that the body was born with: the same, unless the entry was
+	// compacted, which the chain must not depend on.
+	Born  uint32
+	Chain uint64 // a hash over it and all entries before; equal on replicas
+	Mark  uint64 // all entries up to this index were durable when it was written
+}
+
+// NewEntry makes an entry with the checksums of body, which it keeps.
+func NewEntry(index, term uint64, kind Kind, body []byte) Entry {
+	sum := batch.Checksum(body)
+	return Entry{Index: index, Term: term, Kind: kind, Body: body, Checksum: sum, Born: sum}
 }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -236,6 +245,7 @@ type payload struct {
 	size  int    // of the body
 	body  []byte // or, if it is nil, records to be encoded:
 	sum   uint32 // of body
+	born  uint32 // what sum was when the entry was made
 	// records is encoded right into its group; now, in Unix milliseconds, is
 	// for those without a timestamp.
 	records []batch.Record
@@ -259,12 +269,12 @@ func appendEntry(dst []byte, s seed, p Place, mark uint64, w *payload) ([]byte, 
 	if w.records != nil {
 		dst = batch.Append(dst, w.records, w.now)
 		h.bodyCRC = batch.Checksum(dst[start+entryHeaderSize:])
+		h.bornCRC = h.bodyCRC
 	} else {
 		dst = append(dst, w.body...)
-		h.bodyCRC = w.sum
+		h.bodyCRC, h.bornCRC = w.sum, w.born
 	}
 	h.bodyLen = uint32(len(dst) - start - entryHeaderSize)
-	h.bornCRC = h.bodyCRC
 	h.chain = h.link(p.Chain)
 	h.put(dst[start:], s)
 	var padding [entryAlign]byte
@@ -288,7 +298,7 @@ func (h *entryHeader) batch(body []byte) (batch.Header, bool) {
 // entry is the header with its body, as callers see it.
 func (h *entryHeader) entry(body []byte) Entry {
 	return Entry{Index: h.index, Term: h.term, Offset: h.offset, Span: h.span, Kind: h.kind, Body: body,
-		Checksum: h.bodyCRC, Chain: h.chain, Mark: h.mark}
+		Checksum: h.bodyCRC, Born: h.bornCRC, Chain: h.chain, Mark: h.mark}
 }
 
 // stamp sets the durable mark of the entry header at the start of b.

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"github.com/zue-log/zue/storage/batch"
 	"github.com/zue-log/zue/storage/vfs"
 )
 
@@ -26,7 +25,7 @@ func full(mem *vfs.Mem) {
 // appendControl appends a control entry of n bytes.
 func appendControl(l *Log, n int) error {
 	b := make([]byte, n)
-	_, err := l.AppendEntries(Entry{Index: l.LastPlace().Index + 1, Term: 1, Kind: KindControl, Body: b, Checksum: batch.Checksum(b)}).Wait()
+	_, err := l.AppendEntries(NewEntry(l.LastPlace().Index+1, 1, KindControl, b)).Wait()
 	return err
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"flag"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"testing"
@@ -40,13 +41,13 @@ func writeGolden(t *testing.T) *vfs.Mem {
 	mem := vfs.NewMem()
 	ex := executor.NewManual(time.UnixMilli(1_700_000_000_000))
 	l := open(t, "d", Options{FS: mem, Executor: ex, SegmentBytes: MinSegmentBytes, IndexInterval: 512})
-	require.NoError(t, l.Reset(Place{Index: 5, Term: 2, Offset: 7, Chain: 0x1234567890abcdef}))
+	require.NoError(t, l.Reset(Place{Index: 5, Term: 2, Offset: 7, Chain: 0x1234567890abcdef}, nil))
 	require.NoError(t, l.SetState([]byte("state of the log's user")))
 	records := goldenValues()
 	_, err := l.AppendEntries(control(6, 3, "leader"), control(7, 3, "")).Wait()
 	require.NoError(t, err)
 	body := batch.Append(nil, records[:2], 0)
-	_, err = l.AppendEntries(Entry{Index: 8, Term: 4, Kind: KindData, Body: body, Checksum: batch.Checksum(body)}).Wait()
+	_, err = l.AppendEntries(NewEntry(8, 4, KindData, body)).Wait()
 	require.NoError(t, err)
 	_, err = l.Append(records[2:20]...)
 	require.NoError(t, err)
@@ -114,7 +115,7 @@ func TestGolden(t *testing.T) {
 		require.Equal(t, want, got)
 		lease.Release()
 	}
-	entries, lease, err := l.ReadEntries(nil, 6, 1<<20)
+	entries, lease, err := l.ReadEntries(nil, 6, math.MaxUint64, 1<<20)
 	require.NoError(t, err)
 	require.Equal(t, "leader", string(entries[0].Body))
 	require.Equal(t, []Kind{KindControl, KindControl, KindData}, []Kind{entries[0].Kind, entries[1].Kind, entries[2].Kind})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"sync"
 	"testing"
@@ -274,7 +275,7 @@ func TestIterateManualCommit(t *testing.T) {
 // entryOf makes a data entry of one record.
 func entryOf(index, term uint64, value string) Entry {
 	body := batch.Append(nil, []Record{{Timestamp: 1, Value: []byte(value)}}, 0)
-	return Entry{Index: index, Term: term, Kind: KindData, Body: body, Checksum: batch.Checksum(body)}
+	return NewEntry(index, term, KindData, body)
 }
 
 // TestCutsBesideReaders cuts the log's end off again and again while others read: what
@@ -302,7 +303,7 @@ func TestCutsBesideReaders(t *testing.T) {
 					t.Errorf("read %d: %v, %v", offset, rec, err)
 				}
 				lease.Release()
-				_, lease, err = l.ReadEntries(nil, offset+1, 500)
+				_, lease, err = l.ReadEntries(nil, offset+1, math.MaxUint64, 500)
 				lease.Release()
 				if err != nil && !errors.Is(err, ErrNoEntry) {
 					t.Errorf("entries from %d on: %v", offset, err)

@@ -2,6 +2,7 @@ package storage
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"testing"
 
@@ -136,7 +137,7 @@ func BenchmarkReadEntries(b *testing.B) {
 				if index > last {
 					index = 1
 				}
-				got, lease, err := l.ReadEntries(entries[:0], index, 64<<10)
+				got, lease, err := l.ReadEntries(entries[:0], index, math.MaxUint64, 64<<10)
 				require.NoError(b, err)
 				entries = got
 				index += uint64(len(got))

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -299,7 +300,7 @@ func checkFlipped(t *testing.T, l *Log, m *model, pos int64, after Place) {
 		require.LessOrEqual(t, index, hit.Index+512/entryHeaderSize)
 	}
 	for _, e := range m.entries {
-		got, lease, err := l.ReadEntries(nil, e.Index, 0)
+		got, lease, err := l.ReadEntries(nil, e.Index, math.MaxUint64, 0)
 		if err != nil {
 			require.ErrorAs(t, err, &damage)
 			continue
@@ -364,7 +365,7 @@ func TestReadersBesideAppends(t *testing.T) {
 					return
 				}
 				_, err = l.FindEntry(offset)
-				entries, lease, err2 := l.ReadEntries(nil, l.FirstPlace().Index+1, 1000)
+				entries, lease, err2 := l.ReadEntries(nil, l.FirstPlace().Index+1, math.MaxUint64, 1000)
 				if err := errors.Join(err, err2); err != nil && !errors.Is(err, ErrOutOfRange) && !errors.Is(err, ErrNoEntry) {
 					t.Errorf("read entries %d: %v, %v", len(entries), err, err2)
 					return
@@ -417,7 +418,7 @@ func TestFault(t *testing.T) {
 	for it.Next() {
 	}
 	require.ErrorIs(t, it.Err(), ErrFault)
-	_, _, err = l.ReadEntries(nil, 1500, 1000)
+	_, _, err = l.ReadEntries(nil, 1500, math.MaxUint64, 1000)
 	require.ErrorIs(t, err, ErrFault)
 	_, err = l.PlaceAfter(1500)
 	require.ErrorIs(t, err, ErrFault)

@@ -580,7 +580,7 @@ func TestShortFileOfControlEntries(t *testing.T) {
 	appendValue(t, l, "x")
 	require.NoError(t, l.Close())
 	l = open(t, dir, small)
-	es, lease, err := l.ReadEntries(nil, 1, 1000)
+	es, lease, err := l.ReadEntries(nil, 1, 1000, 1000)
 	require.NoError(t, err)
 	require.Len(t, es, 2)
 	require.Len(t, es[0].Body, 6)

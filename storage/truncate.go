@@ -246,14 +246,15 @@ func (s *segment) positionAfter(index uint64) (pos int64, err error) {
 }
 
 // Reset removes everything and makes p the beginning of the log, durably: the next
-// entry has the index after p.Index and the offset p.Offset. It is for a replica that
-// lacks entries which no other replica has any more. A crash leaves either the log as
-// it was or an empty one that begins at p. Leases stay valid.
+// entry has the index after p.Index and the offset p.Offset. At the same instant state
+// takes the place of what SetState was last given. It is for a replica that lacks entries
+// which no other replica has any more. A crash leaves either all as it was, or an empty log
+// that begins at p, and state. Leases stay valid.
 //
-// Errors: one that says that p's index or offset is larger than 2^62, ErrClosed,
-// ErrReadOnly: nothing has changed. After one that wraps ErrFailed the log must be opened
+// Errors: one that says that p's index or offset is larger than 2^62, ErrTooLarge if state
+// is longer than MaxStateBytes, ErrClosed, ErrReadOnly: nothing has changed. After one that wraps ErrFailed the log must be opened
 // again.
-func (l *Log) Reset(p Place) error {
+func (l *Log) Reset(p Place, state []byte) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	defer l.quiesce()()
@@ -263,7 +264,10 @@ func (l *Log) Reset(p Place) error {
 	if p.Index > maxIndex || p.Offset > maxIndex {
 		return fmt.Errorf("reset to entry %d, offset %d: neither may be larger than %d", p.Index, p.Offset, uint64(maxIndex))
 	}
-	if err := l.saveState(func(s *state) { s.origin, s.reset = p, true }); err != nil {
+	if len(state) > MaxStateBytes {
+		return fmt.Errorf("reset with a state of %d bytes: %w (at most %d bytes)", len(state), ErrTooLarge, MaxStateBytes)
+	}
+	if err := l.saveState(p.reset(state)); err != nil {
 		return l.fail(fmt.Errorf("reset to entry %d: %w", p.Index, err))
 	}
 	names, err := l.fs.List(l.dir) // there may be files that could not be removed
@@ -296,6 +300,11 @@ func (l *Log) Reset(p Place) error {
 		return l.fail(fmt.Errorf("reset to entry %d: %w", p.Index, err))
 	}
 	return nil
+}
+
+// reset is the change of a log's state that makes p its beginning.
+func (p Place) reset(user []byte) func(s *state) {
+	return func(s *state) { s.origin, s.reset, s.user = p, true, slices.Clone(user) }
 }
 
 // TruncatePrefix removes the oldest segments, as long as all their records lie before

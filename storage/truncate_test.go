@@ -187,9 +187,10 @@ func TestReset(t *testing.T) {
 	}
 	rec, lease, err := l.Read(7)
 	require.NoError(t, err)
-	require.NoError(t, l.SetState([]byte("mine")))
+	require.NoError(t, l.SetState([]byte("old")))
 	for _, p := range []Place{{Index: 1000, Term: 9, Offset: 5000, Chain: 77}, {Index: 500, Term: 7, Offset: 20, Chain: 3}} {
-		require.NoError(t, l.Reset(p))
+		state := fmt.Sprint("of ", p.Index)
+		require.NoError(t, l.Reset(p, []byte(state)))
 		require.Equal(t, p, l.LastPlace())
 		require.Equal(t, p, l.FirstPlace())
 		require.Equal(t, recordValue(7), string(rec.Value), "under a lease")
@@ -198,7 +199,7 @@ func TestReset(t *testing.T) {
 		require.NoError(t, l.Close())
 		l = open(t, "d", o)
 		require.Equal(t, p, l.LastPlace())
-		require.Equal(t, "mine", string(l.State()))
+		require.Equal(t, state, string(l.State()))
 		require.Equal(t, p.Offset, appendValue(t, l, "next"))
 		require.Equal(t, p.Index+1, l.LastPlace().Index)
 		require.NoError(t, l.Close())
@@ -214,15 +215,17 @@ func TestTruncationRefusals(t *testing.T) {
 	l := open(t, "d", Options{FS: vfs.NewMem()})
 	require.NoError(t, l.TruncateSuffix(5), "there is nothing behind it")
 	require.NoError(t, l.TruncatePrefix(5))
-	require.NoError(t, l.Reset(Place{Index: 10, Term: 2, Offset: 4}))
+	require.NoError(t, l.Reset(Place{Index: 10, Term: 2, Offset: 4}, nil))
 	appendValue(t, l, "a")
 	require.ErrorIs(t, l.TruncateSuffix(9), ErrNoEntry)
 	require.NoError(t, l.TruncateSuffix(10))
 	require.Equal(t, l.FirstPlace(), l.LastPlace())
 	require.Error(t, l.SetState(make([]byte, MaxStateBytes+1)))
 	require.NoError(t, l.SetState(make([]byte, MaxStateBytes)))
+	require.ErrorIs(t, l.Reset(Place{}, make([]byte, MaxStateBytes+1)), ErrTooLarge)
+	require.EqualValues(t, 10, l.LastPlace().Index)
 	require.NoError(t, l.Close())
-	for name, err := range map[string]error{"suffix": l.TruncateSuffix(0), "prefix": l.TruncatePrefix(0), "reset": l.Reset(Place{}), "state": l.SetState(nil)} {
+	for name, err := range map[string]error{"suffix": l.TruncateSuffix(0), "prefix": l.TruncatePrefix(0), "reset": l.Reset(Place{}, nil), "state": l.SetState(nil)} {
 		require.ErrorIs(t, err, ErrClosed, name)
 	}
 }
@@ -334,7 +337,7 @@ func TestReadBesideReset(t *testing.T) {
 		}
 	}()
 	for i := range uint64(200) {
-		require.NoError(t, l.Reset(Place{Index: 50 + i, Term: 1, Offset: 2000 + i}))
+		require.NoError(t, l.Reset(Place{Index: 50 + i, Term: 1, Offset: 2000 + i}, nil))
 		appendValue(t, l, "y")
 	}
 	close(stop)

@@ -42,7 +42,7 @@ func makeLog(t *testing.T) string {
 	require.NoError(t, err)
 	_, err = l.AppendBatch(body, batch.Checksum(body)).Wait()
 	require.NoError(t, err)
-	_, err = l.AppendEntries(storage.Entry{Index: 4, Term: 2, Kind: storage.KindControl, Body: []byte("leader 3"), Checksum: batch.Checksum([]byte("leader 3"))}).Wait()
+	_, err = l.AppendEntries(storage.NewEntry(4, 2, storage.KindControl, []byte("leader 3"))).Wait()
 	require.NoError(t, err)
 	for i := range 5 {
 		add(storage.Record{Key: []byte("big"), Value: bytes.Repeat([]byte{byte('a' + i)}, 4000)})
