@@ -156,12 +156,14 @@ func (l *Log) AppendBatch(body []byte, checksum uint32) Pending {
 
 // AppendEntries appends entries whose indexes and terms the caller has decided, as a
 // replica does. Each index must be the next one, and no term less than that before;
-// otherwise the error wraps ErrNotNext and nothing is appended. The checksums are
-// verified, but not the batches: whoever first took them has done it. It returns when
-// the entries have their places, as AppendAsync does; their bodies are the caller's
-// again then. First is the offset of the next record when the first entry was
-// appended. After an error from Wait that is not one of the above some of the entries
-// may have been appended, in order: LastPlace tells, unless the log has failed.
+// otherwise the error wraps ErrNotNext. The checksums are verified, but not the batches:
+// whoever first took them has done it. It returns when the entries have their places, as
+// AppendAsync does; their bodies are the caller's again then. First is the offset of the
+// next record when the first entry was appended.
+//
+// Entries that are wrong by themselves, or among each other, or of which the first is not
+// the log's next one, are refused together. After another error from Wait some of them may
+// have been appended, in order: LastPlace tells, unless the log has failed.
 func (l *Log) AppendEntries(entries ...Entry) Pending {
 	if len(entries) == 0 {
 		return Pending{err: errors.New("append: no entries")}
@@ -263,16 +265,14 @@ func (l *Log) help(g *group) {
 	if l.commits != committerPending {
 		return
 	}
-	l.commits = committerRunning
-	for len(l.queue) > 0 {
-		last := l.queue[0] == g
-		l.commitFirst()
-		l.changed.Broadcast()
-		if last {
-			break
+	l.commitUntil(func() bool {
+		select {
+		case <-g.done:
+			return true
+		default:
+			return false
 		}
-	}
-	l.handOver()
+	})
 }
 
 // submit queues payloads, none if the first is refused, and has them committed. One that
@@ -366,15 +366,16 @@ func (l *Log) admit(size int64) error {
 		if err := l.usable(); err != nil {
 			return err
 		}
+		fits := func() bool { return l.queued == 0 || l.queued+int(size) <= maxQueued }
 		switch {
 		case l.paused > 0:
 			l.changed.Wait()
-		case l.queued == 0 || l.queued+int(size) <= maxQueued:
+		case fits():
 			return nil
 		case l.commits == committerRunning:
 			l.changed.Wait()
 		default:
-			l.commitAll() // nobody does: whoever outruns the disk works itself
+			l.commitUntil(fits) // nobody does: whoever outruns the disk works itself
 		}
 	}
 }
@@ -425,10 +426,16 @@ func (l *Log) leaves(size int64) bool {
 	if l.ready == nil || t.place.Offset == t.start || sizeFor(size) > l.ready.size {
 		return false
 	}
-	if l.opts.SegmentAge > 0 && l.opts.Executor.Now().UnixMilli()-t.created >= l.opts.SegmentAge.Milliseconds() {
-		return true
+	if l.active == nil || l.active.before.Offset != t.start {
+		return false // it is still to be begun, and takes the one that has been made
 	}
-	return t.cold && l.ready.filled && t.room-t.pos >= worthWarming
+	return l.tooOld(t.created) || t.cold && l.ready.filled && t.room-t.pos >= worthWarming
+}
+
+// tooOld says whether a segment that was made then, in Unix milliseconds, has come to the
+// age at which it is left.
+func (l *Log) tooOld(created int64) bool {
+	return l.opts.SegmentAge > 0 && l.opts.Executor.Now().UnixMilli()-created >= l.opts.SegmentAge.Milliseconds()
 }
 
 // drawSeed draws the seed of a new segment from the clock and the log's chain, which
@@ -457,19 +464,22 @@ func (l *Log) handOver() {
 	l.changed.Broadcast()
 }
 
-// commitAll commits the queue until it is empty. l.mu is held, and let go of in
-// between.
-func (l *Log) commitAll() {
+// commitAll commits the queue until it is empty. l.mu is held, and let go of in between.
+func (l *Log) commitAll() { l.commitUntil(func() bool { return false }) }
+
+// commitUntil commits groups of the queue, in the caller's goroutine, until enough says so
+// or there are none; a task commits what is left. l.mu is held, and let go of in between;
+// nobody is committing.
+func (l *Log) commitUntil(enough func() bool) {
 	l.commits = committerRunning
-	for len(l.queue) > 0 {
+	for len(l.queue) > 0 && !enough() {
 		if l.opts.Sync.always() {
 			l.gather()
 		}
 		l.commitFirst()
 		l.changed.Broadcast()
 	}
-	l.commits = committerIdle
-	l.changed.Broadcast()
+	l.handOver()
 }
 
 // gather lets those whom the last commit has woken, and who are about to append again,

@@ -537,3 +537,61 @@ func TestHolesAreRefused(t *testing.T) {
 	require.ErrorIs(t, err, batch.ErrUnsupported)
 	require.NoError(t, l.Close())
 }
+
+// TestSyncEnds: the same without chance: Sync is to make one entry durable, and
+// does not return while another goroutine appends.
+func TestSyncEnds(t *testing.T) {
+	mem, ex := vfs.NewMem(), manual()
+	var l *Log
+	n := 0
+	l = open(t, "d", Options{FS: mem, Executor: ex, SegmentBytes: 1 << 20})
+	appendValue(t, l, "x")
+	mem.Inject(func(op vfs.Op, name string) error {
+		if op == vfs.OpSync && n < 1000 { // somebody appends during each sync
+			n++
+			l.AppendAsync(Record{Value: []byte("other")})
+		}
+		return nil
+	})
+	l.AppendAsync(Record{Value: []byte("mine")})
+	require.NoError(t, l.Sync())
+	require.Less(t, n, 5, "Sync committed what came after it was called")
+}
+
+// TestAppendAsyncEnds: an AppendAsync that finds the queue full commits what others append
+// as long as they do, not "until there is room".
+func TestAppendAsyncEnds(t *testing.T) {
+	mem, ex := vfs.NewMem(), manual()
+	l := open(t, "d", Options{FS: mem, Executor: ex, Sync: SyncInterval(time.Hour)})
+	value := make([]byte, 3<<20)
+	appendValue(t, l, "x")
+	for range 5 {
+		l.AppendAsync(Record{Value: value})
+	}
+	n := 0
+	mem.Inject(func(op vfs.Op, name string) error {
+		if op == vfs.OpWrite && n < 200 { // somebody appends during each write
+			n++
+			l.AppendAsync(Record{Value: []byte("other")})
+		}
+		return nil
+	})
+	l.AppendAsync(Record{Value: value})
+	require.LessOrEqual(t, n, 2, "there was room after one")
+}
+
+// TestSegmentAgeOfRestarts: a log that is opened for one append, and closed, every two
+// hours, with segments that may become one hour old.
+func TestSegmentAgeOfRestarts(t *testing.T) {
+	mem, ex := vfs.NewMem(), manual()
+	var l *Log
+	for i := range 10 {
+		l = open(t, "d", Options{FS: mem, Executor: ex, SegmentBytes: MinSegmentBytes, SegmentAge: time.Hour, RetentionAge: 4 * time.Hour})
+		ex.Advance(2 * time.Hour)
+		appendValue(t, l, fmt.Sprint(i))
+		if i < 9 {
+			require.NoError(t, l.Close())
+		}
+	}
+	require.Greater(t, l.Metrics().Segments, 1)
+}

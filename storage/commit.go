@@ -27,11 +27,14 @@ func (l *Log) commit(g *group) (final bool, err error) {
 			return false, fmt.Errorf("begin a segment at offset %d: %w", g.before.place.Offset, err)
 		}
 	}
-	if err := l.write(g, s); err != nil {
-		if g.rolls() {
+	if final, err := l.write(g, s); err != nil {
+		switch {
+		case !final:
+			err = errors.Join(err, l.discard(s))
+		case g.rolls():
 			err = errors.Join(err, s.release())
 		}
-		return true, err
+		return final, err
 	}
 	if err := l.index(s, g, s.end.Load()); err != nil {
 		if g.rolls() {
@@ -51,14 +54,15 @@ func (l *Log) commit(g *group) (final bool, err error) {
 	return false, nil
 }
 
-// write puts g into s, durably where the policy asks for that.
-func (l *Log) write(g *group, s *segment) error {
+// write puts g into s, durably where the policy asks for that. An error that is not final
+// says that s, which g was to begin, has not become a segment.
+func (l *Log) write(g *group, s *segment) (final bool, err error) {
 	// When the group formed, the one before it was not durable yet.
 	stamp(g.buf[g.last:], s.seed, l.durable.Load())
-	var err error
+	final = true
 	switch {
 	case g.rolls():
-		err = l.beginSegment(g, s)
+		final, err = l.beginSegment(g, s)
 	case s.w != nil && (s.filled || len(g.buf) <= maxStored):
 		err = s.store(g.buf, s.end.Load())
 	default:
@@ -68,24 +72,26 @@ func (l *Log) write(g *group, s *segment) error {
 		err = l.timedSync(s, int64(len(g.buf)))
 	}
 	if err != nil {
-		return fmt.Errorf("append at offset %d to %s: %w", g.before.place.Offset, s.path, err)
+		return final, fmt.Errorf("append at offset %d to %s: %w", g.before.place.Offset, s.path, err)
 	}
-	return nil
+	return false, nil
 }
 
 // beginSegment writes the header of s and g, its first entries, and then gives it its
 // name. All of that is durable under every policy: a named segment has a header and an
-// entry, whatever crashes.
-func (l *Log) beginSegment(g *group, s *segment) error {
+// entry, whatever crashes. As long as it has no name a full disk is no reason to give up
+// the log; another failure is, since it may be the disk's.
+func (l *Log) beginSegment(g *group, s *segment) (final bool, err error) {
 	b := make([]byte, segmentHeaderSize, segmentHeaderSize+len(g.buf))
 	h := segmentHeader{before: s.before, created: s.created, seed: g.newSeed}
 	h.put(b)
 	b = append(b, g.buf...)
-	err := l.timed(s, int64(len(b)), func() error { return s.file.WriteSync(b, 0) })
-	if err != nil {
-		return err
+	err = l.timed(s, int64(len(b)), func() error { return s.file.WriteSync(b, 0) })
+	named := false
+	if err == nil {
+		named, err = l.name(s)
 	}
-	return l.name(s)
+	return named || !IsFull(err), err
 }
 
 // store copies b to position pos of the active segment, whose blocks are there, so

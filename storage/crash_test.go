@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"slices"
 	"syscall"
@@ -173,6 +174,10 @@ func (r *crashRun) stop() {
 		rng = nil
 	}
 	r.disk = r.disk.Crash(rng)
+	if r.rng.IntN(4) == 0 {
+		report, err := Verify(r.t.Context(), r.disk, "d", WalkOptions{Batches: true})
+		require.True(r.t, err == nil && len(report.Damage) == 0 || errors.Is(err, fs.ErrNotExist), "verify: %v, %v", err, report.Damage)
+	}
 	if r.rng.IntN(4) == 0 {
 		r.flip(r.disk.Crash(nil))
 	}

@@ -1,9 +1,12 @@
 package storage
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -185,4 +188,95 @@ func (f sizedFS) Open(name string, writable bool) (vfs.File, error) {
 func (sizedFile) Size() (int64, error) { return 1 << 40, nil }
 func (f sizedFile) Map(int, bool) (vfs.Mapping, error) {
 	return nil, errors.New("mapped")
+}
+
+// countLines counts the lines of a logger.
+type countLines struct {
+	slog.Handler
+	n *atomic.Int64
+}
+
+func (c countLines) Handle(context.Context, slog.Record) error { c.n.Add(1); return nil }
+func (c countLines) Enabled(context.Context, slog.Level) bool  { return true }
+
+// TestFullDiskIsNotTriedAllTheTime: while the disk is full each append tries to make the next segment,
+// and logs a warning.
+func TestFullDiskIsNotTriedAllTheTime(t *testing.T) {
+	mem, ex := vfs.NewMem(), manual()
+	var lines atomic.Int64
+	l := open(t, "d", Options{FS: mem, Executor: ex, SegmentBytes: 1 << 20, Logger: slog.New(countLines{slog.DiscardHandler, &lines})})
+	appendValue(t, l, "x")
+	creates := 0
+	mem.Inject(func(op vfs.Op, _ string) error {
+		if op == vfs.OpCreate {
+			creates++
+		}
+		if op == vfs.OpAllocate {
+			return syscall.ENOSPC
+		}
+		return nil
+	})
+	for i := range 1000 {
+		appendValue(t, l, fmt.Sprint(i)) // there is room for them
+		ex.Advance(0)
+	}
+	require.EqualValues(t, 1, lines.Load())
+	require.Equal(t, 1, creates)
+	mem.Inject(nil)
+	ex.Advance(2 * time.Second)
+	appendValue(t, l, "x")
+	ex.Advance(0)
+	require.NotNil(t, l.ready)
+	require.NoError(t, l.Close())
+}
+
+// TestFullDiskRename has a directory that cannot grow: nothing is left of the segment that
+// was to begin, and appends work again afterwards.
+func TestFullDiskRename(t *testing.T) {
+	for _, skip := range []int{0, 1} { // the index's name, the segment's
+		mem := vfs.NewMem()
+		l := open(t, "d", Options{FS: mem, Executor: manual(), SegmentBytes: MinSegmentBytes})
+		before, left := filesOf(t, mem), skip
+		mem.Inject(func(op vfs.Op, _ string) error {
+			if op != vfs.OpRename {
+				return nil
+			}
+			if left--; left >= 0 {
+				return nil
+			}
+			return syscall.ENOSPC
+		})
+		_, err := l.Append(Record{Value: []byte("a")})
+		require.True(t, IsFull(err), "%v", err)
+		require.Equal(t, before, filesOf(t, mem))
+		mem.Inject(nil)
+		appendValue(t, l, "a")
+		checkValues(t, l, "a")
+		require.NoError(t, l.Close())
+		require.Zero(t, mem.InUse())
+	}
+}
+
+// TestEarlyRollKeepsItsSegment: a segment is begun in haste (the next one is being made still); the
+// next one is there before that group is written, which takes it; an entry that was to
+// leave the hasty segment for it has none, and a full disk keeps it out although the
+// segment before it is empty.
+func TestEarlyRollKeepsItsSegment(t *testing.T) {
+	mem, ex := vfs.NewMem(), manual()
+	l := open(t, "d", Options{FS: mem, Executor: ex, SegmentBytes: 8 << 20})
+	value := make([]byte, 3<<20)
+	_, err := l.Append(Record{Value: value}) // has the next one made, by a task
+	require.NoError(t, err)
+	_, err = l.Append(Record{Value: value})
+	require.NoError(t, err)
+	a := l.AppendAsync(Record{Value: value}) // does not fit
+	require.True(t, l.tail.cold)
+	require.True(t, ex.Step()) // the task has made it
+	require.NotNil(t, l.ready)
+	full(mem)
+	b := l.AppendAsync(Record{Value: []byte("b")})
+	_, err = a.Wait()
+	require.NoError(t, err)
+	_, err = b.Wait()
+	require.NoError(t, err, "5 MiB are free in the active segment")
 }

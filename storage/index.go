@@ -178,6 +178,17 @@ func (ix *index) seal(c indexCoverage) error {
 	return ix.file.Sync()
 }
 
+// rewrite writes header and points over themselves. Whoever had the file open before may
+// have died of a sync that failed, and left them clean, but not on the disk; when the
+// segment is sealed they must be.
+func (ix *index) rewrite() error {
+	end := indexHeaderSize + ix.count.Load()*pointSize
+	if _, err := ix.file.WriteAt(append([]byte(nil), ix.b[:end]...), 0); err != nil {
+		return fmt.Errorf("rewrite index: %w", err)
+	}
+	return nil
+}
+
 // inMemory returns a copy of ix, which it closes, that is no mapped file.
 func (ix *index) inMemory() (*index, error) {
 	heap := &index{path: ix.path, b: append([]byte(nil), ix.b...), next: ix.next}

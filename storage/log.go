@@ -78,6 +78,7 @@ type Log struct {
 	ready     *readySegment             // the next segment's file, if it is made already
 	syncing   bool                      // a Sync, a sealing or a removal is under way
 	preparing bool                      // a task makes the next segment's file
+	retry     backoff                   // when that has failed
 	armed     struct{ sync, idle bool } // is such a task on its way?
 
 	// Owned by whoever commits; changed with mu held, too.
@@ -228,8 +229,8 @@ func (l *Log) SetState(b []byte) error {
 }
 
 // Sync makes durable what was appended before the call, what AppendAsync has returned a
-// Pending for included. It fails, with ErrFailed, if the log has failed, and with
-// ErrClosed and ErrReadOnly.
+// Pending for included, unless that Pending has an error. It fails, with ErrFailed, if the
+// log has failed, and with ErrClosed and ErrReadOnly.
 func (l *Log) Sync() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -246,12 +247,14 @@ func (l *Log) Sync() error {
 // drain commits what is queued, or waits until it is committed. l.mu is held, and let go
 // of in between.
 func (l *Log) drain() {
-	for last := l.tail.place.Index; l.written.Index < last; {
+	last := l.tail.place.Index
+	done := func() bool { return l.written.Index >= last }
+	for !done() {
 		switch {
 		case l.commits == committerRunning:
 			l.changed.Wait()
 		case len(l.queue) > 0:
-			l.commitAll()
+			l.commitUntil(done)
 		default:
 			return // what was queued has failed
 		}

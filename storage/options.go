@@ -41,8 +41,9 @@ type Options struct {
 	// so, while none has it open for writing.
 	ReadOnly bool
 	// SegmentAge is how old a segment gets before an append begins a new one, so
-	// that retention can remove it. A log that nobody appends to keeps its last
-	// segment. Default, 0: no limit.
+	// that retention can remove it. The next one must have been made by then, in
+	// the background or because the log was opened when its last was too old. A log
+	// that nobody appends to keeps its last segment. Default, 0: no limit.
 	SegmentAge time.Duration
 	// RetentionBytes is how large all segment files together may become before
 	// the oldest are removed, whole. Default, 0: no limit.

@@ -79,7 +79,11 @@ func (l *Log) recover() (err error) {
 	if s.sealed || l.opts.ReadOnly {
 		return nil
 	}
-	l.tail = l.tailOf(s)
+	// From one that is too old the next append goes on to another at once: there may be
+	// no second one before Close. (Without a record in it both would have one name.)
+	if !l.tooOld(s.created) || s.last.Offset == s.before.Offset {
+		l.tail = l.tailOf(s)
+	}
 	// A copy of the files may have holes instead of blocks.
 	if err := errors.Join(s.file.Allocate(int64(len(s.b))), s.ix.file.Allocate(int64(len(s.ix.b)))); err != nil {
 		return err
@@ -316,7 +320,11 @@ func (r *recovering) rebuild(s *segment, why error) error {
 	r.dirty = true
 	var err error
 	s.ix, err = createIndex(r.fs, s.indexPath(), indexCapacity(int64(len(s.b)), r.opts.IndexInterval))
-	return err
+	if err != nil {
+		return err
+	}
+	// The old one must not be back beside a footer.
+	return r.fs.SyncDir(r.dir)
 }
 
 // scan checks an unsealed segment's entries, all that its index does not vouch
@@ -331,6 +339,11 @@ func (r *recovering) scan(s *segment) (stop, err error) {
 				}
 			}
 			s.ix = ix
+			if !r.opts.ReadOnly {
+				if err := ix.rewrite(); err != nil {
+					return nil, err
+				}
+			}
 			r.at = cov.place
 			s.maxTime.Store(cov.maxTime)
 			return r.scanFrom(s, cov.end), nil

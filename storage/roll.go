@@ -6,7 +6,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
+	"github.com/zue-log/zue/storage/executor"
 	"github.com/zue-log/zue/storage/vfs"
 )
 
@@ -96,18 +98,19 @@ func (l *Log) mapForStores(s *segment) error {
 }
 
 // name gives s, whose first entry is durable, and its index their names, durably. The
-// index comes first: one that vouches for another segment of that name is gone then.
-func (l *Log) name(s *segment) error {
+// index comes first: one that vouches for another segment of that name is gone then. named
+// says that the segment had its name when something failed.
+func (l *Log) name(s *segment) (named bool, err error) {
 	path := l.path(segmentName(s.before.Offset))
 	if err := l.fs.Rename(s.ix.path, s.indexPath()); err != nil {
-		return err
+		return false, err
 	}
 	s.ix.path = s.indexPath()
 	if err := l.fs.Rename(s.path, path); err != nil {
-		return err
+		return false, err
 	}
 	s.path = path
-	return l.fs.SyncDir(l.dir)
+	return true, l.fs.SyncDir(l.dir)
 }
 
 // activate makes s the active segment, has the one before it sealed and the one
@@ -116,6 +119,9 @@ func (l *Log) activate(s *segment) {
 	l.mu.Lock()
 	old := l.active
 	l.active = s
+	if l.tail.start == s.before.Offset {
+		l.tail.cold = !s.filled
+	}
 	l.publish(append(slices.Clip(*l.segments.Load()), s))
 	l.counts.Rolls++
 	l.groups = 0
@@ -134,7 +140,7 @@ func (l *Log) activate(s *segment) {
 // need it, and filling it keeps the disk busy. l.mu is held.
 func (l *Log) prepareNext() {
 	soon := l.opts.Sync.always() || l.opts.SegmentAge > 0
-	if l.ready != nil || l.preparing || !soon && l.tail.pos < l.tail.room/16 {
+	if l.ready != nil || l.preparing || !soon && l.tail.pos < l.tail.room/16 || !l.retry.due(l.opts.Executor) {
 		return
 	}
 	l.preparing = true
@@ -145,13 +151,31 @@ func (l *Log) prepareNext() {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		l.preparing = false
-		if err == nil {
-			l.ready = r
-		} else if !errors.Is(err, ErrClosed) {
+		switch {
+		case err == nil:
+			l.ready, l.retry = r, backoff{}
+		case !errors.Is(err, ErrClosed):
 			// The append that needs the segment tries again, and reports.
-			l.opts.Logger.Warn("could not prepare the next segment", "dir", l.dir, "err", err)
+			if l.retry.wait == 0 {
+				l.opts.Logger.Warn("could not prepare the next segment", "dir", l.dir, "err", err)
+			}
+			l.retry.failed(l.opts.Executor.Now())
 		}
 	})
+}
+
+// backoff spaces out the tries of something that fails. The zero backoff is of something
+// that has not failed.
+type backoff struct {
+	wait time.Duration // from the last failure on; 0: it did not fail
+	next time.Time
+}
+
+func (b *backoff) due(ex executor.Executor) bool { return b.wait == 0 || !ex.Now().Before(b.next) }
+
+func (b *backoff) failed(now time.Time) {
+	b.wait = min(max(2*b.wait, time.Second), time.Minute)
+	b.next = now.Add(b.wait)
 }
 
 // tempName names a new temporary file.

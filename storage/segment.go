@@ -146,6 +146,18 @@ func parseFooter(b []byte, at int64) (end int64, last Place, maxTime int64, ok b
 	return end, Place{Index: le.Uint64(b[24:]), Term: le.Uint64(b[32:]), Offset: le.Uint64(b[40:]), Chain: le.Uint64(b[48:])}, int64(le.Uint64(b[56:])), true
 }
 
+// footerVersion is an error if b is a footer of another version.
+func footerVersion(b []byte) error {
+	if len(b) < footerUsed || string(b[4:12]) != footerMagic {
+		return nil
+	}
+	le := binary.LittleEndian
+	if v := le.Uint32(b[12:]); v != segmentVersion && le.Uint32(b) == crc32.Checksum(b[4:footerUsed], castagnoli) {
+		return fmt.Errorf("%w: footer version %d, this library knows %d", ErrVersion, v, segmentVersion)
+	}
+	return nil
+}
+
 // openSegment maps an existing segment file and reads its header, and its footer
 // if it has one. The index is not opened.
 func openSegment(fsys vfs.FS, path string, writable bool) (*segment, error) {
@@ -176,6 +188,8 @@ func openSegment(fsys vfs.FS, path string, writable bool) (*segment, error) {
 			s.last = last
 			s.maxTime.Store(maxTime)
 			s.sealed = true
+		} else if err := footerVersion(s.b[at:]); err != nil {
+			return nil, errors.Join(fmt.Errorf("%s: %w", path, err), s.close())
 		}
 	}
 	return s, nil

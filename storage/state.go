@@ -138,8 +138,10 @@ func createState(fsys vfs.FS, dir, path string) (*stateFile, error) {
 	return sf, nil
 }
 
-// openState opens the state file; one that does not exist yields fs.ErrNotExist.
-// Damage to one slot is made good from the other, if it is writable.
+// openState opens the state file; one that does not exist yields fs.ErrNotExist. If it is
+// writable, both slots are written again: one may be damaged, and what is read need not be
+// on the disk, if whoever wrote it was killed or a sync failed. Two slots that are both in
+// the page cache only could be torn at once.
 func openState(fsys vfs.FS, path string, writable bool) (*stateFile, error) {
 	f, err := fsys.Open(path, writable)
 	if err != nil {
@@ -175,7 +177,14 @@ func (sf *stateFile) read(repair bool) error {
 	if err1 != nil || err2 == nil && two.seq > one.seq {
 		sf.now = two
 	}
-	if repair && (err1 != nil || err2 != nil || one.seq != two.seq) && sf.now.seq > 0 {
+	if !repair {
+		return nil
+	}
+	// A power failure, or a copy, may have left it without blocks of its own.
+	if err := sf.file.Allocate(stateFileSize); err != nil {
+		return fmt.Errorf("allocate state: %w", err)
+	}
+	if sf.now.seq > 0 {
 		return sf.write(sf.now)
 	}
 	return nil

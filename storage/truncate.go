@@ -178,9 +178,21 @@ func (l *Log) copySegment(old *segment, p Place, size int64) (*segment, error) {
 // keeps it. After an error only another open can tell which one is there. l.mu is held,
 // and nothing is written or synced meanwhile.
 func (l *Log) replaceLast(s *segment) error {
-	if err := l.name(s); err != nil {
+	path := l.path(segmentName(s.before.Offset))
+	err := l.fs.Rename(s.path, path)
+	if err == nil {
+		s.path = path
+		err = l.fs.SyncDir(l.dir)
+	}
+	// Only then the index: the other segment, if that is back after a crash, may be
+	// sealed, and this one is no sealed segment's.
+	if err == nil {
+		err = l.fs.Rename(s.ix.path, s.indexPath())
+	}
+	if err != nil {
 		return errors.Join(err, s.release())
 	}
+	s.ix.path = s.indexPath()
 	segments := slices.Clone(*l.segments.Load())
 	old := segments[len(segments)-1]
 	segments[len(segments)-1] = s

@@ -24,7 +24,8 @@ type Report struct {
 	// one.
 	EndOffset uint64
 	// Torn is how many bytes behind the last entries there are that never were
-	// durable, and Beyond how many whole segments.
+	// durable, and Beyond how many whole segments are not of the log: because they
+	// never were durable, or because it begins behind them.
 	Torn   int64
 	Beyond int
 	// Indexes is how many index files of each health there are.
@@ -99,7 +100,8 @@ func Verify(ctx context.Context, fsys vfs.FS, dir string, o WalkOptions) (Report
 // bad range as it comes to it, and goes on behind it; the result has them all.
 // Appends and reads go on meanwhile, and what is appended after Verify has come to its
 // segment is not checked. Segments that are removed meanwhile are passed over. Several
-// calls may run at once.
+// calls may run at once. The report leaves out what lies behind the log's end, and the
+// indexes: its Torn, Beyond and Indexes are 0.
 //
 // The error is that of ctx, once it is done, or ErrClosed once the log is closed; the
 // report then covers what came before. Damage is no error.
@@ -148,6 +150,11 @@ func (v *logVerify) walk(s *segment) (err error) {
 		v.damage((&GapItem{Path: s.path, Want: v.at, Found: s.before}).Corruption())
 	}
 	v.report.Segments++
+	v.log.mu.Lock()
+	if s.sealed {
+		v.report.Sealed++
+	}
+	v.log.mu.Unlock()
 	v.known = false
 	end := s.end.Load()
 	w := segmentWalk{src: &mappedSource{path: s.path, b: s.b[:end]}, path: s.path, seed: s.seed, limit: end,

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"path/filepath"
 	"time"
 
@@ -240,6 +241,9 @@ func (s *walkedSegment) readEnds(f vfs.File) (err error) {
 	} else {
 		s.header, s.err = parseSegmentHeader(s.head)
 	}
+	if s.size > math.MaxUint32 {
+		s.err = fmt.Errorf("%w: it is %d bytes long", errNoSegment, s.size)
+	}
 	at := s.size - footerSize
 	if at < segmentHeaderSize {
 		return nil
@@ -248,7 +252,9 @@ func (s *walkedSegment) readEnds(f vfs.File) (err error) {
 	if _, err := f.ReadAt(s.foot, at); err != nil && !errors.Is(err, io.EOF) {
 		return nil // the walk comes to it
 	}
-	s.end, s.last, s.max, s.sealed = parseFooter(s.foot, at)
+	if s.end, s.last, s.max, s.sealed = parseFooter(s.foot, at); !s.sealed && s.err == nil {
+		s.err = footerVersion(s.foot)
+	}
 	return nil
 }
 
@@ -297,6 +303,9 @@ func (d *dirWalk) segment() error {
 	if err != nil {
 		return fmt.Errorf("walk %s: %w", s.path, err)
 	}
+	if passed, err := d.overtaken(s); passed || err != nil {
+		return err
+	}
 	item := SegmentItem{Path: s.path, Size: s.size, Sealed: s.sealed, Err: s.err, Void: d.void(s)}
 	if s.err == nil {
 		item.Before, item.Created = s.header.before, time.UnixMilli(s.header.created).UTC()
@@ -318,11 +327,32 @@ func (d *dirWalk) skip() error {
 	if d.alone {
 		return nil
 	}
+	return d.readOrigin()
+}
+
+// readOrigin takes over where the log begins by now, if that is where the walk has come to
+// or later.
+func (d *dirWalk) readOrigin() error {
 	now, err := readState(d.fs, d.state.Path)
 	if err == nil && now.Sequence > 0 && now.Origin.Index >= d.at.Index {
+		d.state.Origin = now.Origin
 		d.at, d.known = now.Origin, true
 	}
 	return err
+}
+
+// overtaken says whether segment s, which does not follow where the walk has come to, is
+// being removed: the state says by now that the log begins behind it. If the log begins
+// with s by now, the walk goes on there.
+func (d *dirWalk) overtaken(s *walkedSegment) (bool, error) {
+	if d.alone || d.void(s) || d.continues(s) || s.err != nil {
+		return false, nil
+	}
+	was := d.state.Origin
+	if err := d.readOrigin(); err != nil {
+		return false, fmt.Errorf("walk %s: %w", s.path, err)
+	}
+	return d.state.Origin != was && d.void(s), nil
 }
 
 // continues says whether segment s begins where the log has come to.
@@ -370,7 +400,7 @@ func (d *dirWalk) header(s *walkedSegment, w *segmentWalk) (bool, error) {
 	}
 	if s.err != nil {
 		w.at, w.known = d.at, d.known
-		ok := !errors.Is(s.err, ErrVersion) && w.findSeed(s)
+		ok := !errors.Is(s.err, ErrVersion) && s.size <= math.MaxUint32 && w.findSeed(s)
 		if !ok {
 			damage.To = s.size
 			d.known, d.ended, d.lost = false, false, true

@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -227,10 +228,13 @@ func (x *indexCheck) read(fsys vfs.FS, segmentSize int64) {
 		x.wrong("%w", err)
 		return
 	}
-	// The points are no more than the segment has room for, whatever the header
-	// says.
-	most := segmentSize/MinIndexInterval + 2
-	b := readUpTo(f, 0, min(x.size, indexHeaderSize+most*pointSize))
+	// The points are no more than the header says, and than the segment has room for,
+	// whatever it says.
+	b := readUpTo(f, 0, min(x.size, indexHeaderSize))
+	if len(b) == indexHeaderSize {
+		count := min(int64(binary.LittleEndian.Uint32(b[16:])), segmentSize/MinIndexInterval+2)
+		b = readUpTo(f, 0, min(x.size, indexHeaderSize+count*pointSize))
+	}
 	x.cover, err = parseIndexHeader(b)
 	switch {
 	case errors.Is(err, errIndexOpen):
