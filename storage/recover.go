@@ -36,6 +36,7 @@ type recovering struct {
 	at       Place  // after the last good entry
 	mark     uint64 // the largest durable mark seen
 	dirty    bool   // files have been changed
+	source   fileSource
 }
 
 // recover opens the segments, scans those without a footer, cuts off what was
@@ -294,7 +295,10 @@ func (r *recovering) openSealed(s *segment) error {
 	if err := r.rebuild(s, err); err != nil {
 		return err
 	}
-	stop := r.scanFrom(s, segmentHeaderSize)
+	stop, err := r.scanFrom(s, segmentHeaderSize)
+	if err != nil {
+		return err
+	}
 	if r.at != last {
 		if stop == nil {
 			stop = errBreak
@@ -346,7 +350,7 @@ func (r *recovering) scan(s *segment) (stop, err error) {
 			}
 			r.at = cov.place
 			s.maxTime.Store(cov.maxTime)
-			return r.scanFrom(s, cov.end), nil
+			return r.scanFrom(s, cov.end)
 		}
 		err = errors.Join(err, ix.close())
 	}
@@ -355,7 +359,7 @@ func (r *recovering) scan(s *segment) (stop, err error) {
 	}
 	r.at = s.before
 	s.maxTime.Store(noTime)
-	return r.scanFrom(s, segmentHeaderSize), nil
+	return r.scanFrom(s, segmentHeaderSize)
 }
 
 // vouched checks that an index belongs to the segment as far as it says that it
@@ -379,34 +383,47 @@ func (r *recovering) vouched(s *segment, ix *index, cov indexCoverage) error {
 	return nil
 }
 
-// scanFrom checks the entries from position pos on, which follow r.at, adds
-// their points, and moves r.at and s.end behind the last good one.
-func (r *recovering) scanFrom(s *segment, pos int64) (stop error) {
-	start, limit := pos, int64(len(s.b))
+// walk returns a walk through the entries of s, which follow r.at. It reads the file, not
+// the mapping, since the first touch of each mapped page costs several times as much as
+// to copy it, and most of them are not needed again.
+func (r *recovering) walk(s *segment) *segmentWalk {
+	r.source.forget()
+	r.source.file = s.file
+	w := &segmentWalk{src: &r.source, path: s.path, seed: s.seed, limit: int64(len(s.b)), at: r.at, known: true}
 	if s.sealed {
-		limit = s.end.Load()
+		w.limit = s.end.Load()
 	}
-	for pos+entryHeaderSize <= limit && !isZero(s.b[pos:pos+entryHeaderSize]) {
-		if s.footerFollows(pos) {
-			break // sealing was interrupted
+	return w
+}
+
+// scanFrom checks the entries from position pos on, which follow r.at, adds
+// their points, and moves r.at and s.end behind the last good one. stop says what ended
+// it; nil is space that was never used.
+func (r *recovering) scanFrom(s *segment, pos int64) (stop, err error) {
+	start, w := pos, r.walk(s)
+	for pos+entryHeaderSize <= w.limit {
+		h, body, bad := w.entryAt(pos)
+		var unreadable *unreadableError
+		if errors.As(bad, &unreadable) {
+			return nil, fmt.Errorf("%s: %w", s.path, bad)
 		}
-		h, body, err := parseEntry(s.b[pos:limit], s.seed)
-		if err == nil {
-			err = h.follows(r.at)
-		}
-		if err != nil {
-			stop = err
+		if bad != nil {
+			// A footer is what an interrupted sealing leaves.
+			if !errors.Is(bad, errNoEntry) && !s.footerFollows(pos) {
+				stop = bad
+			}
 			break
 		}
 		s.addPoints(pos, &h, body, int64(r.opts.IndexInterval))
 		r.mark = max(r.mark, h.mark)
-		r.at = h.after()
+		w.at = h.after()
 		pos += entrySize(h.bodyLen)
 	}
+	r.at = w.at
 	s.last = r.at
 	s.end.Store(pos)
 	r.recovery.Scanned += pos - start
-	return stop
+	return stop, nil
 }
 
 // footerFollows says whether entries that stop at pos have their footer already.
@@ -424,7 +441,11 @@ func (s *segment) footerFollows(pos int64) bool {
 func (r *recovering) cut(i int, why error) error {
 	s := r.segments[i]
 	pos := s.end.Load()
-	r.mark = max(r.mark, markBeyond(s.b[pos:], s.seed, r.at.Index))
+	used, err := r.beyond(s, pos)
+	if err != nil {
+		return err
+	}
+	torn := used
 	for _, first := range r.starts[i+1:] {
 		later, err := r.openSegment(first)
 		if err != nil {
@@ -434,10 +455,11 @@ func (r *recovering) cut(i int, why error) error {
 			// Segments are sealed in order, when all in them is durable.
 			r.mark = max(r.mark, later.last.Index)
 		}
-		r.mark = max(r.mark, markBeyond(later.b[segmentHeaderSize:], later.seed, r.at.Index))
-		if err := later.release(); err != nil {
+		n, err := r.beyond(later, segmentHeaderSize)
+		if err := errors.Join(err, later.release()); err != nil {
 			return err
 		}
+		torn += n
 	}
 	// A segment gets its name when its first entry is durable.
 	if r.mark > r.at.Index || pos == segmentHeaderSize {
@@ -449,35 +471,22 @@ func (r *recovering) cut(i int, why error) error {
 	if r.opts.ReadOnly {
 		return nil // what is beyond the end is not looked at
 	}
-	return r.removeBeyond(i)
+	r.recovery.Torn += torn
+	return r.removeBeyond(i, used)
 }
 
-// removeBeyond deletes the segments after i, newest first, and zeroes what is in
+// removeBeyond deletes the segments after i, newest first, and zeroes the used bytes of
 // segment i behind its last entry.
-func (r *recovering) removeBeyond(i int) error {
-	s := r.segments[i]
-	pos := s.end.Load()
+func (r *recovering) removeBeyond(i int, used int64) error {
 	for k := len(r.starts) - 1; k > i; k-- {
-		if err := r.removeSegment(k); err != nil {
+		r.dirty = true
+		if err := r.removeFiles(r.starts[k]); err != nil {
 			return err
 		}
 	}
-	torn := lastNonZero(s.b[pos:])
-	r.recovery.Torn += torn
-	r.dirty = r.dirty || torn > 0
-	return writeZeros(s.file, pos, torn, zeroChunk, nil)
-}
-
-// removeSegment deletes the files of segment k, which follows entries that were never
-// durable.
-func (r *recovering) removeSegment(k int) error {
-	s, err := r.openSegment(r.starts[k])
-	if err != nil {
-		return r.badHeader(r.starts[k], err)
-	}
-	r.recovery.Torn += lastNonZero(s.b[segmentHeaderSize:])
-	r.dirty = true
-	return errors.Join(s.release(), r.removeFiles(r.starts[k]))
+	r.dirty = r.dirty || used > 0
+	s := r.segments[i]
+	return writeZeros(s.file, s.end.Load(), used, zeroChunk, nil)
 }
 
 // finish makes what was found durable: it may be in the page cache only.
@@ -520,17 +529,17 @@ func rewrite(s *segment, mark uint64) error {
 	return s.copyTo(s.file, pos, s.end.Load())
 }
 
-// markBeyond returns the largest durable mark in headers anywhere in b that
-// belong to entries after index; 0 without one. They need not follow one another:
-// it is asked where they do not.
-func markBeyond(b []byte, s seed, index uint64) (mark uint64) {
-	end := lastNonZero(b)
-	for pos := int64(0); pos < end; pos += entryAlign {
-		if h, err := parseEntryHeader(b[pos:], s); err == nil && h.index > index {
-			mark = max(mark, h.mark)
-		}
+// beyond raises r.mark to what headers in s from pos on say that belong to entries after
+// r.at. They need not follow one another: it is asked where they do not. It returns how
+// many bytes there are from pos up to the last that is not zero.
+func (r *recovering) beyond(s *segment, pos int64) (used int64, err error) {
+	w := r.walk(s)
+	used = w.raiseBeyond(pos) - pos
+	if w.unreadable != nil {
+		return 0, fmt.Errorf("%s: %w", s.path, w.unreadable)
 	}
-	return mark
+	r.mark = max(r.mark, w.mark.Index)
+	return used, nil
 }
 
 var zeroPage [4096]byte

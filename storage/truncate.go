@@ -240,21 +240,22 @@ func (l *Log) reindex(s *segment, end int64) (err error) {
 	return nil
 }
 
-// positionAfter returns where the entry with that index stops.
+// positionAfter returns where the entry with that index stops: at the first entry, if that
+// comes later, and at the last, if that comes before.
 func (s *segment) positionAfter(index uint64) (pos int64, err error) {
 	defer catchFault(s.path, &err, debug.SetPanicOnFault(true))
 	end := s.end.Load()
-	for pos = segmentHeaderSize; pos < end; {
-		h, err := parseEntryHeader(s.b[pos:], s.seed)
-		if err != nil {
-			return 0, s.corrupt(pos, 0, 0, err)
-		}
-		if h.index > index {
-			break
-		}
-		pos += entrySize(h.bodyLen)
+	switch {
+	case index <= s.before.Index:
+		return segmentHeaderSize, nil
+	case index >= s.last.Index:
+		return end, nil
 	}
-	return pos, nil
+	pos, h, err := s.locateIndex(index, end)
+	if err != nil {
+		return 0, err
+	}
+	return pos + entrySize(h.bodyLen), nil
 }
 
 // Reset removes everything and makes p the beginning of the log, durably: the next

@@ -23,6 +23,8 @@ type segmentWalk struct {
 	mark    DurableMark // the largest there is
 	batches bool        // look into the bodies, too
 	visit   func(Item) error
+	// unreadable is the last range that scan had to pass over; nil without one.
+	unreadable *unreadableError
 	// mayEnd is asked whether the log may end at pos, where why says what is
 	// wrong. Without it entries must go on up to limit.
 	mayEnd func(pos int64, why error) (bool, error)
@@ -202,6 +204,7 @@ func (w *segmentWalk) scan(pos int64, visit func(at int64, b []byte) bool) (used
 		}
 		switch {
 		case bad != nil:
+			w.unreadable = bad
 			used = min(bad.to, w.limit)
 			pos = (bad.to + entryAlign - 1) &^ (entryAlign - 1)
 		case len(b) < walkChunk:
