@@ -734,6 +734,9 @@ func (c *cluster) converge(done func() bool) {
 		c.tick()
 		c.settle()
 		if done() && c.agree() {
+			for _, n := range c.nodes {
+				n.powerOff(0) // the checks are no part of the run
+			}
 			c.checkAll()
 			return
 		}

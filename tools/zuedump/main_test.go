@@ -103,7 +103,7 @@ func TestGolden(t *testing.T) {
 			edit(t, filepath.Join(dir, second), func(b []byte) { clear(b[512:1024]) })
 		}},
 		{name: "torn", file: second, args: []string{"--check"}, damage: func(t *testing.T, dir string) {
-			edit(t, filepath.Join(dir, second), func(b []byte) { clear(b[1024:]) })
+			edit(t, filepath.Join(dir, second), func(b []byte) { clear(b[4608:]) })
 		}},
 		{name: "missing", status: 1, args: []string{"--check"}, damage: func(t *testing.T, dir string) {
 			require.NoError(t, os.Remove(filepath.Join(dir, first)))
