@@ -307,7 +307,7 @@ func TestSegmentFullOfControlEntries(t *testing.T) {
 func TestStores(t *testing.T) {
 	mem := vfs.NewMem()
 	ex := executor.NewManual(time.Unix(1, 0))
-	l := open(t, "d", Options{FS: mem, Executor: ex, Sync: SyncNever()})
+	l := open(t, "d", Options{FS: mem, Executor: ex, Sync: SyncNever(), SegmentBytes: MinSegmentBytes})
 	appendValue(t, l, "begins the segment")
 	mem.Inject(func(op vfs.Op, _ string) error { return errors.New(string(op)) })
 	for i := range 10 {
@@ -457,7 +457,7 @@ func TestWarmer(t *testing.T) {
 // TestAppendBehindAsync has a caller that waits for its append behind one whose task never
 // gets to run.
 func TestAppendBehindAsync(t *testing.T) {
-	l := open(t, "d", Options{FS: vfs.NewMem(), Executor: manual()})
+	l := open(t, "d", Options{FS: vfs.NewMem(), Executor: manual(), SegmentBytes: MinSegmentBytes})
 	p := l.AppendAsync(Record{Value: []byte("a")})
 	require.EqualValues(t, 1, appendValue(t, l, "b"))
 	<-p.Done()
@@ -468,11 +468,11 @@ func TestAppendBehindAsync(t *testing.T) {
 // TestSyncCoversAsync syncs what has its place in the log, but is not written yet.
 func TestSyncCoversAsync(t *testing.T) {
 	mem := vfs.NewMem()
-	l := open(t, "d", Options{FS: mem, Executor: manual(), Sync: SyncNever()})
+	l := open(t, "d", Options{FS: mem, Executor: manual(), Sync: SyncNever(), SegmentBytes: MinSegmentBytes})
 	appendValue(t, l, "begins the segment, which is durable at once")
 	l.AppendAsync(Record{Value: []byte("a")})
 	require.NoError(t, l.Sync())
-	again := open(t, "d", Options{FS: mem.Crash(nil)})
+	again := open(t, "d", Options{FS: mem.Crash(nil), SegmentBytes: MinSegmentBytes})
 	require.EqualValues(t, 2, again.EndOffset())
 	require.NoError(t, again.Close())
 	require.NoError(t, l.Close())
@@ -482,7 +482,7 @@ func TestPendingThatNeverWas(t *testing.T) {
 	_, err := Pending{}.Wait()
 	require.Error(t, err)
 	<-Pending{}.Done()
-	l := open(t, "d", Options{FS: vfs.NewMem(), Executor: manual()})
+	l := open(t, "d", Options{FS: vfs.NewMem(), Executor: manual(), SegmentBytes: MinSegmentBytes})
 	body := []byte("no batch")
 	good := NewEntry(1, 1, KindControl, body)
 	p := l.AppendEntries(good, NewEntry(2, 1, KindData, body))
@@ -495,7 +495,7 @@ func TestPendingThatNeverWas(t *testing.T) {
 
 // TestManyOffsets has a segment come to as many offsets as its index can tell apart.
 func TestManyOffsets(t *testing.T) {
-	l := open(t, "d", Options{FS: vfs.NewMem(), Executor: manual()})
+	l := open(t, "d", Options{FS: vfs.NewMem(), Executor: manual(), SegmentBytes: MinSegmentBytes})
 	require.NoError(t, l.Reset(Place{Index: 5, Term: 1, Offset: 1 << 33}, nil))
 	first := appendValue(t, l, "a")
 	l.tail.start = first + 2 - math.MaxUint32 // as if all these were in it
@@ -511,7 +511,7 @@ func TestManyOffsets(t *testing.T) {
 
 // TestPlacesEnd has a log come to the largest offset, and the largest index, there is.
 func TestPlacesEnd(t *testing.T) {
-	l := open(t, "d", Options{FS: vfs.NewMem(), Executor: manual()})
+	l := open(t, "d", Options{FS: vfs.NewMem(), Executor: manual(), SegmentBytes: MinSegmentBytes})
 	require.ErrorContains(t, l.Reset(Place{Index: 5, Term: 1, Offset: maxIndex + 1}, nil), "larger than")
 	require.ErrorContains(t, l.Reset(Place{Index: maxIndex + 1, Term: 1, Offset: 7}, nil), "larger than")
 	require.NoError(t, l.Reset(Place{Index: 5, Term: 1, Offset: maxIndex - 2}, nil))
@@ -530,7 +530,7 @@ func TestPlacesEnd(t *testing.T) {
 
 // TestHolesAreRefused has a leader send a batch with fewer records than offsets.
 func TestHolesAreRefused(t *testing.T) {
-	l := open(t, "d", Options{FS: vfs.NewMem(), Executor: manual()})
+	l := open(t, "d", Options{FS: vfs.NewMem(), Executor: manual(), SegmentBytes: MinSegmentBytes})
 	body := batch.Append(nil, []Record{{Value: []byte("v")}}, 5)
 	binary.BigEndian.PutUint32(body[2:], 4)
 	_, err := l.AppendEntries(NewEntry(1, 1, KindData, body)).Wait()

@@ -98,8 +98,8 @@ func requireNoEntry(t *testing.T, l *Log, index uint64, want IndexError) {
 // TestCompactedEntry appends an entry whose body is not the one that it was born with: its
 // chain must be that of the leader, who had it before it was compacted.
 func TestCompactedEntry(t *testing.T) {
-	whole := open(t, "d", Options{FS: vfs.NewMem(), Executor: manual()})
-	compacted := open(t, "d", Options{FS: vfs.NewMem(), Executor: manual()})
+	whole := open(t, "d", Options{FS: vfs.NewMem(), Executor: manual(), SegmentBytes: MinSegmentBytes})
+	compacted := open(t, "d", Options{FS: vfs.NewMem(), Executor: manual(), SegmentBytes: MinSegmentBytes})
 	e := data(1, 1, "a", "b")
 	require.NoError(t, errorOf(whole.AppendEntries(e).Wait()))
 	short := data(1, 1, "", "b")

@@ -165,7 +165,7 @@ func TestGrowCloseFails(t *testing.T) {
 // TestSparseFile looks at files that are longer than any segment.
 func TestSparseFile(t *testing.T) {
 	mem := vfs.NewMem()
-	l := open(t, "d", Options{FS: mem, Executor: manual()})
+	l := open(t, "d", Options{FS: mem, Executor: manual(), SegmentBytes: MinSegmentBytes})
 	appendValue(t, l, "x")
 	require.NoError(t, l.Close())
 	_, err := Open("d", Options{FS: sizedFS{mem}, Executor: manual()})

@@ -28,7 +28,7 @@ func overwrite(t *testing.T, fsys vfs.FS, name string, at int64, b byte) {
 // is in the file all the same, so that a truncation must lower it.
 func TestMarkOfAFailedSave(t *testing.T) {
 	mem, ex := vfs.NewMem(), manual()
-	l := open(t, "d", Options{FS: mem, Executor: ex})
+	l := open(t, "d", Options{FS: mem, Executor: ex, SegmentBytes: MinSegmentBytes})
 	for i := range 10 {
 		appendValue(t, l, fmt.Sprint(i))
 	}
@@ -44,7 +44,7 @@ func TestMarkOfAFailedSave(t *testing.T) {
 	appendValue(t, l, "a")
 	appendValue(t, l, "b")
 	mem.UnlockAll() // killed
-	l = open(t, "d", Options{FS: mem, Executor: manual()})
+	l = open(t, "d", Options{FS: mem, Executor: manual(), SegmentBytes: MinSegmentBytes})
 	require.EqualValues(t, 7, l.EndOffset())
 }
 
@@ -52,7 +52,7 @@ func TestMarkOfAFailedSave(t *testing.T) {
 // power failure.
 func TestMarkIsDurable(t *testing.T) {
 	o := func(mem *vfs.Mem, ex *executor.Manual) Options {
-		return Options{FS: mem, Executor: ex, Sync: SyncNever()}
+		return Options{FS: mem, Executor: ex, Sync: SyncNever(), SegmentBytes: MinSegmentBytes}
 	}
 	for _, how := range []string{"idle", "closed", "recovered"} {
 		t.Run(how, func(t *testing.T) {
@@ -88,7 +88,7 @@ func TestMarkIsDurable(t *testing.T) {
 // must not reach the file when another has opened the log.
 func TestStateBesideClose(t *testing.T) {
 	mem := vfs.NewMem()
-	o := Options{FS: mem, Executor: manual()}
+	o := Options{FS: mem, Executor: manual(), SegmentBytes: MinSegmentBytes}
 	l := open(t, "d", o)
 	appendValue(t, l, "x")
 	entered, proceed := make(chan struct{}), make(chan struct{})
@@ -127,7 +127,7 @@ func TestStateBesideClose(t *testing.T) {
 func TestMarkThatCameBack(t *testing.T) {
 	for _, half := range []bool{false, true} {
 		mem, ex := vfs.NewMem(), manual()
-		l := open(t, "d", Options{FS: mem, Executor: ex})
+		l := open(t, "d", Options{FS: mem, Executor: ex, SegmentBytes: MinSegmentBytes})
 		for i := range 10 {
 			appendValue(t, l, fmt.Sprint(i))
 		}
@@ -141,10 +141,10 @@ func TestMarkThatCameBack(t *testing.T) {
 		require.ErrorIs(t, l.TruncateSuffix(5), ErrFailed)
 		mem.Inject(nil)
 		mem.UnlockAll() // killed
-		l = open(t, "d", Options{FS: mem, Executor: manual()})
+		l = open(t, "d", Options{FS: mem, Executor: manual(), SegmentBytes: MinSegmentBytes})
 		require.NoError(t, l.TruncateSuffix(6))
 		disk := mem.Crash(nil)
-		l = open(t, "d", Options{FS: disk, Executor: manual()})
+		l = open(t, "d", Options{FS: disk, Executor: manual(), SegmentBytes: MinSegmentBytes})
 		require.EqualValues(t, 6, l.EndOffset())
 		require.NoError(t, l.Close())
 	}

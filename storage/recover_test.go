@@ -609,11 +609,11 @@ func TestLaterHeaderIsDamaged(t *testing.T) {
 func TestFirstEntryIsDamaged(t *testing.T) {
 	for _, value := range []byte{0, 0x55} {
 		mem := vfs.NewMem()
-		l := open(t, "d", Options{FS: mem, Executor: manual()})
+		l := open(t, "d", Options{FS: mem, Executor: manual(), SegmentBytes: MinSegmentBytes})
 		appendValue(t, l, "x")
 		disk := mem.Crash(nil)
 		overwrite(t, disk, "d/"+segmentName(0), segmentHeaderSize, value)
-		_, err := Open("d", Options{FS: disk, Executor: manual()})
+		_, err := Open("d", Options{FS: disk, Executor: manual(), SegmentBytes: MinSegmentBytes})
 		require.ErrorIs(t, err, ErrCorrupt)
 		r, err := Verify(t.Context(), disk, "d", WalkOptions{})
 		require.NoError(t, err)

@@ -77,10 +77,10 @@ func TestStateStays(t *testing.T) {
 	for _, how := range []string{"EIO", "killed"} {
 		mem := vfs.NewMem()
 		fsys := &killFS{Mem: mem}
-		l := open(t, "d", Options{FS: fsys, Executor: manual()})
+		l := open(t, "d", Options{FS: fsys, Executor: manual(), SegmentBytes: MinSegmentBytes})
 		require.NoError(t, l.SetState(state("zero")))
 		require.NoError(t, l.Close())
-		l = open(t, "d", Options{FS: fsys, Executor: manual()})
+		l = open(t, "d", Options{FS: fsys, Executor: manual(), SegmentBytes: MinSegmentBytes})
 		if how == "EIO" {
 			failSecondStateSync(mem)
 		} else {
@@ -90,7 +90,7 @@ func TestStateStays(t *testing.T) {
 		mem.Inject(nil)
 		fsys.arm = 0
 		mem.UnlockAll()
-		l = open(t, "d", Options{FS: fsys, Executor: manual()})
+		l = open(t, "d", Options{FS: fsys, Executor: manual(), SegmentBytes: MinSegmentBytes})
 		require.Equal(t, string(state("one")), string(l.State()))
 		tearNextState(mem)
 		require.Error(t, l.SetState(state("two")))
@@ -98,7 +98,7 @@ func TestStateStays(t *testing.T) {
 		got := map[string]int{}
 		for seed := range uint64(200) {
 			disk := mem.Crash(rand.New(rand.NewPCG(seed, 0)))
-			again, err := Open("d", Options{FS: disk, Executor: manual()})
+			again, err := Open("d", Options{FS: disk, Executor: manual(), SegmentBytes: MinSegmentBytes})
 			if err != nil {
 				got["refused"]++
 				continue
@@ -174,7 +174,7 @@ func TestStateWithoutBlocks(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, f.Close())
 	fsys := &fullFS{Mem: mem}
-	l := open(t, "d", Options{FS: fsys, Executor: manual()})
+	l := open(t, "d", Options{FS: fsys, Executor: manual(), SegmentBytes: MinSegmentBytes})
 	for i := range 5 {
 		appendValue(t, l, fmt.Sprint(i))
 	}

@@ -212,7 +212,7 @@ func TestReset(t *testing.T) {
 }
 
 func TestTruncationRefusals(t *testing.T) {
-	l := open(t, "d", Options{FS: vfs.NewMem()})
+	l := open(t, "d", Options{FS: vfs.NewMem(), SegmentBytes: MinSegmentBytes})
 	require.NoError(t, l.TruncateSuffix(5), "there is nothing behind it")
 	require.NoError(t, l.TruncatePrefix(5))
 	require.NoError(t, l.Reset(Place{Index: 10, Term: 2, Offset: 4}, nil))
@@ -318,7 +318,7 @@ func TestTruncateUnderLoad(t *testing.T) {
 // TestReadBesideReset looks for records, which the log never has, while it is reset to
 // begin behind them.
 func TestReadBesideReset(t *testing.T) {
-	l := open(t, "d", Options{FS: vfs.NewMem(), Executor: manual()})
+	l := open(t, "d", Options{FS: vfs.NewMem(), Executor: manual(), SegmentBytes: MinSegmentBytes})
 	appendValue(t, l, "x")
 	stop, bad := make(chan struct{}), make(chan error, 1)
 	go func() {

@@ -107,7 +107,7 @@ func (f longFile) ReadAt(p []byte, off int64) (int, error) {
 // TestWalkOverlongFiles walks through files that Open refuses for their length.
 func TestWalkOverlongFiles(t *testing.T) {
 	mem := vfs.NewMem()
-	l := open(t, "d", Options{FS: mem, Executor: manual()})
+	l := open(t, "d", Options{FS: mem, Executor: manual(), SegmentBytes: MinSegmentBytes})
 	appendValue(t, l, "x")
 	require.NoError(t, l.Close())
 	var longest atomic.Int64
