@@ -220,6 +220,16 @@ func tooLarge(n int) error {
 // succeeds.
 func (p Pending) First() uint64 { return p.first }
 
+// Refused returns the error of an append that was refused at once, which Wait returns, too;
+// nil if it has its place in the log, and may fail later.
+func (p Pending) Refused() error {
+	if p.group != nil {
+		return nil
+	}
+	_, err := p.Wait()
+	return err
+}
+
 // Done returns a channel that is closed when Wait will not block.
 func (p Pending) Done() <-chan struct{} {
 	if p.group == nil {

@@ -75,6 +75,7 @@ func TestAppendAsync(t *testing.T) {
 		_, err := l.AppendAsync(Record{}).Wait()
 		require.ErrorIs(t, err, ErrClosed)
 		<-l.AppendAsync(Record{}).Done()
+		require.ErrorIs(t, l.AppendAsync(Record{}).Refused(), ErrClosed)
 	}
 }
 
@@ -459,6 +460,7 @@ func TestWarmer(t *testing.T) {
 func TestAppendBehindAsync(t *testing.T) {
 	l := open(t, "d", Options{FS: vfs.NewMem(), Executor: manual(), SegmentBytes: MinSegmentBytes})
 	p := l.AppendAsync(Record{Value: []byte("a")})
+	require.NoError(t, p.Refused())
 	require.EqualValues(t, 1, appendValue(t, l, "b"))
 	<-p.Done()
 	checkValues(t, l, "a", "b")
