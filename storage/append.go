@@ -141,6 +141,20 @@ func (l *Log) AppendAsync(records ...Record) Pending {
 // been appended. It returns when the batch has its place, as AppendAsync does; body is
 // the caller's again then. Further errors are those of Append.
 func (l *Log) AppendBatch(body []byte, checksum uint32) Pending {
+	return l.appendBatch(body, checksum, anywhere)
+}
+
+// AppendBatchAt is [Log.AppendBatch] on the condition that the log ends at offset end,
+// behind all appends that have their places: otherwise the error wraps ErrNotAtEnd, and
+// nothing has been appended.
+func (l *Log) AppendBatchAt(end uint64, body []byte, checksum uint32) Pending {
+	return l.appendBatch(body, checksum, int64(min(end, math.MaxInt64)))
+}
+
+// anywhere is where an append goes that has no condition.
+const anywhere = -1
+
+func (l *Log) appendBatch(body []byte, checksum uint32, at int64) Pending {
 	if len(body) > MaxBodyBytes {
 		return Pending{err: tooLarge(len(body))}
 	}
@@ -151,7 +165,8 @@ func (l *Log) AppendBatch(body []byte, checksum uint32) Pending {
 	if err != nil {
 		return Pending{err: fmt.Errorf("append batch: %w", err)}
 	}
-	return l.submit([]payload{{kind: KindData, span: uint32(h.LastOffsetDelta) + 1, size: len(body), body: body, sum: checksum, born: checksum}})
+	return l.submit([]payload{{kind: KindData, span: uint32(h.LastOffsetDelta) + 1, size: len(body), body: body, sum: checksum,
+		born: checksum, at: at}})
 }
 
 // AppendEntries appends entries whose indexes and terms the caller has decided, as a
@@ -184,7 +199,7 @@ func (l *Log) AppendEntries(entries ...Entry) Pending {
 
 // replicated makes the payload of an entry that another log, or a leader, made.
 func replicated(e *Entry) (payload, error) {
-	w := payload{kind: e.Kind, index: e.Index, term: e.Term, size: len(e.Body), body: e.Body, sum: e.Checksum, born: e.Born}
+	w := payload{kind: e.Kind, at: anywhere, index: e.Index, term: e.Term, size: len(e.Body), body: e.Body, sum: e.Checksum, born: e.Born}
 	switch {
 	case e.Index == 0 || e.Term == 0:
 		return w, fmt.Errorf("%w: index and term begin with 1", ErrNotNext)
@@ -319,7 +334,7 @@ func (l *Log) encode(records []Record) (w payload, pooled *[]byte, err error) {
 	if len(records) == 0 {
 		return w, nil, errors.New("append: no records")
 	}
-	w = payload{kind: KindData, span: uint32(len(records)), records: records, now: l.opts.Executor.Now().UnixMilli()}
+	w = payload{kind: KindData, at: anywhere, span: uint32(len(records)), records: records, now: l.opts.Executor.Now().UnixMilli()}
 	w.size = batch.Size(records, w.now)
 	if w.size > MaxBodyBytes || len(records) > batch.MaxRecords {
 		return w, nil, tooLarge(w.size)
@@ -347,6 +362,9 @@ func (l *Log) enqueue(w *payload) (*group, uint64, error) {
 	p := l.tail.place
 	if w.index != 0 && (w.index != p.Index+1 || w.term < p.Term) {
 		return nil, 0, fmt.Errorf("append entry %d of term %d behind entry %d of term %d: %w", w.index, w.term, p.Index, p.Term, ErrNotNext)
+	}
+	if w.at != anywhere && uint64(w.at) != p.Offset {
+		return nil, 0, fmt.Errorf("append at offset %d: %w: it ends at offset %d", w.at, ErrNotAtEnd, p.Offset)
 	}
 	if p.Index >= maxIndex || p.Offset > maxIndex-uint64(w.span) {
 		return nil, 0, fmt.Errorf("append at offset %d: the log has no more offsets", p.Offset)

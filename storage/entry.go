@@ -241,6 +241,7 @@ type payload struct {
 	kind  Kind
 	index uint64 // that the caller wants it to have; 0: the next one
 	term  uint64 // 0: that of the entry before
+	at    int64  // the offset at which alone it may go, or anywhere
 	span  uint32
 	size  int    // of the body
 	body  []byte // or, if it is nil, records to be encoded:

@@ -16,7 +16,7 @@ func crcOf(b []byte) []byte {
 func TestEntryRoundTrip(t *testing.T) {
 	p := Place{Index: 41, Term: 3, Offset: 100, Chain: 0xfeed}
 	records := []Record{{Timestamp: 5, Value: []byte("a")}, {Timestamp: 6, Key: []byte("k"), Value: []byte("bcd")}}
-	b, after := appendEntry(nil, 7, p, 40, &payload{kind: KindData, term: 4, span: 2, records: records})
+	b, after := appendEntry(nil, 7, p, 40, &payload{kind: KindData, at: anywhere, term: 4, span: 2, records: records})
 	require.Equal(t, Place{Index: 42, Term: 4, Offset: 102, Chain: after.Chain}, after)
 	require.Zero(t, len(b)%entryAlign)
 	h, body, err := parseEntry(b, 7)
@@ -51,7 +51,7 @@ func TestEntryRoundTrip(t *testing.T) {
 }
 
 func FuzzParseEntry(f *testing.F) {
-	b, _ := appendEntry(nil, 7, Place{}, 0, &payload{kind: KindData, span: 1, records: []Record{{Value: []byte("v")}}, now: 1})
+	b, _ := appendEntry(nil, 7, Place{}, 0, &payload{kind: KindData, at: anywhere, span: 1, records: []Record{{Value: []byte("v")}}, now: 1})
 	f.Add(b)
 	f.Add(make([]byte, entryHeaderSize))
 	f.Fuzz(func(t *testing.T, b []byte) {

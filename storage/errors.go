@@ -22,6 +22,9 @@ var (
 	// ErrNotNext is wrapped by the error for an entry whose index is not the next
 	// one, or whose term is less than that of the entry before.
 	ErrNotNext = errors.New("entry is not the next one")
+	// ErrNotAtEnd is wrapped by the error for a conditional append to a log that ends
+	// elsewhere.
+	ErrNotAtEnd = errors.New("log does not end there")
 	// ErrCommitted is wrapped by the error for a truncation that would take back
 	// committed entries.
 	ErrCommitted = errors.New("entries are committed")

@@ -23,7 +23,7 @@ func TestFormatExample(t *testing.T) {
 	}
 	b := make([]byte, segmentHeaderSize)
 	(&segmentHeader{created: 1_700_000_000_000, seed: 0x5eed}).put(b)
-	b, _ = appendEntry(b, newSeed(0x5eed), Place{}, 0, &payload{kind: KindData, span: 1,
+	b, _ = appendEntry(b, newSeed(0x5eed), Place{}, 0, &payload{kind: KindData, at: anywhere, span: 1,
 		records: []Record{{Timestamp: 1_700_000_000_123, Key: []byte("k"), Value: []byte("hello")}}})
 	require.Equal(t, hex.EncodeToString(b), want)
 }

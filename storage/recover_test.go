@@ -381,7 +381,7 @@ func TestDirectoryThatIsAFile(t *testing.T) {
 // of things as a record's value, and tears the entry that holds it: a client's bytes
 // are never taken for the log's own.
 func TestValueThatLooksLikeAnEntry(t *testing.T) {
-	forged, _ := appendEntry(nil, 0, Place{Index: 1000}, 999, &payload{kind: KindData, span: 1, records: []Record{{Value: []byte("forged")}}, now: 1})
+	forged, _ := appendEntry(nil, 0, Place{Index: 1000}, 999, &payload{kind: KindData, at: anywhere, span: 1, records: []Record{{Value: []byte("forged")}}, now: 1})
 	dir := t.TempDir()
 	l := open(t, dir, small)
 	appendValue(t, l, "first")

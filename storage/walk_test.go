@@ -734,10 +734,10 @@ func FuzzWalkSegment(f *testing.F) {
 		(&segmentHeader{seed: 0x5eed}).put(b)
 		var p Place
 		for i := range 4 {
-			b, p = appendEntry(b, newSeed(0x5eed), p, p.Index, &payload{kind: KindData, span: 1,
+			b, p = appendEntry(b, newSeed(0x5eed), p, p.Index, &payload{kind: KindData, at: anywhere, span: 1,
 				records: []Record{{Timestamp: int64(i + 1), Value: bytes.Repeat([]byte{byte(i)}, 30*i)}}})
 		}
-		b, p = appendEntry(b, newSeed(0x5eed), p, p.Index, &payload{kind: KindControl, body: []byte("x")})
+		b, p = appendEntry(b, newSeed(0x5eed), p, p.Index, &payload{kind: KindControl, at: anywhere, body: []byte("x")})
 		end := int64(len(b))
 		if sealed {
 			b = append(b, make([]byte, footerAt(end)+footerSize-end)...)

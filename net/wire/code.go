@@ -25,6 +25,11 @@ const (
 	CodeInvalidMessage Code = 0x05
 	// CodeLogFull is for a log that takes no more records.
 	CodeLogFull Code = 0x06
+	// CodeUnknownLog is for a request that names a log which the server does not have.
+	CodeUnknownLog Code = 0x07
+	// CodeOverloaded is for a connection, or a request, that the server refuses
+	// because it has too many.
+	CodeOverloaded Code = 0x08
 	// CodeNotLeader is for an append sent to a node that does not lead.
 	CodeNotLeader Code = 0x10
 	// CodeQuorumFailed is for an append whose leader lost leadership or quorum
@@ -59,6 +64,10 @@ func (c Code) String() string {
 		return "invalid_message"
 	case CodeLogFull:
 		return "log_full"
+	case CodeUnknownLog:
+		return "unknown_log"
+	case CodeOverloaded:
+		return "overloaded"
 	case CodeNotLeader:
 		return "not_leader"
 	case CodeQuorumFailed:
@@ -79,7 +88,7 @@ func (c Code) String() string {
 func (c Code) MaybeApplied() bool {
 	switch c {
 	case CodeInvalidOffset, CodeRecordNotFound, CodeSerialization, CodeInvalidMessage,
-		CodeLogFull, CodeNotLeader, CodeOffsetMismatch, CodeInsufficientISR:
+		CodeLogFull, CodeUnknownLog, CodeOverloaded, CodeNotLeader, CodeOffsetMismatch, CodeInsufficientISR:
 		return false
 	}
 	// unknown, io_error (a failed sync leaves the record where a restart may find

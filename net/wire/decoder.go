@@ -141,6 +141,14 @@ func (d *Decoder) frameSize() (int, error) {
 		// The bytes at hand stay where they are, so the error stays too.
 		return 0, &FrameError{Length: length, Limit: d.maxFrame}
 	}
+	if length > MaxFrame {
+		if d.end-d.start < HeaderSize+typeSize {
+			return 0, nil // the type decides
+		}
+		if limit := Type(d.buf[d.start+HeaderSize]).limit(d.maxFrame); int(length) > limit {
+			return 0, &FrameError{Length: length, Limit: limit}
+		}
+	}
 	return HeaderSize + int(length), nil
 }
 

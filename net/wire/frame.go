@@ -10,9 +10,9 @@ const (
 	// HeaderSize is the size of the length field in front of each frame.
 	HeaderSize = 4
 
-	// MaxFrame is the greatest value of the length field for the messages of
-	// this package: type and payload together. A whole frame on the wire is at
-	// most HeaderSize + MaxFrame bytes.
+	// MaxFrame is the greatest value of the length field, type and payload together,
+	// for all but two messages of this package: see [MaxLargeFrame]. A whole frame on
+	// the wire is HeaderSize bytes longer.
 	MaxFrame = 10 << 20
 
 	// MaxRecord is the greatest sum of key and value that a record may have: it
@@ -45,24 +45,67 @@ const (
 	TypeReadRequest Type = 0x03
 	// TypeReadResponse marks a [ReadResponse].
 	TypeReadResponse Type = 0x04
+	// TypeHelloRequest marks a [HelloRequest].
+	TypeHelloRequest Type = 0x30
+	// TypeHelloResponse marks a [HelloResponse].
+	TypeHelloResponse Type = 0x31
+	// TypeBatchAppendRequest marks a [BatchAppendRequest].
+	TypeBatchAppendRequest Type = 0x32
+	// TypeBatchAppendResponse marks a [BatchAppendResponse].
+	TypeBatchAppendResponse Type = 0x33
+	// TypeFetchRequest marks a [FetchRequest].
+	TypeFetchRequest Type = 0x34
+	// TypeFetchResponse marks a [FetchResponse].
+	TypeFetchResponse Type = 0x35
+	// TypeOffsetForTimeRequest marks an [OffsetForTimeRequest].
+	TypeOffsetForTimeRequest Type = 0x36
+	// TypeOffsetForTimeResponse marks an [OffsetForTimeResponse].
+	TypeOffsetForTimeResponse Type = 0x37
+	// TypeStatusRequest marks a [StatusRequest].
+	TypeStatusRequest Type = 0x38
+	// TypeStatusResponse marks a [StatusResponse].
+	TypeStatusResponse Type = 0x39
+	// TypeBarrierRequest marks a [BarrierRequest].
+	TypeBarrierRequest Type = 0x3A
+	// TypeBarrierResponse marks a [BarrierResponse].
+	TypeBarrierResponse Type = 0x3B
 	// TypeError marks an [Error].
 	TypeError Type = 0xFF
 )
 
+var typeNames = map[Type]string{
+	TypeAppendRequest:         "append_request",
+	TypeAppendResponse:        "append_response",
+	TypeReadRequest:           "read_request",
+	TypeReadResponse:          "read_response",
+	TypeHelloRequest:          "hello_request",
+	TypeHelloResponse:         "hello_response",
+	TypeBatchAppendRequest:    "batch_append_request",
+	TypeBatchAppendResponse:   "batch_append_response",
+	TypeFetchRequest:          "fetch_request",
+	TypeFetchResponse:         "fetch_response",
+	TypeOffsetForTimeRequest:  "offset_for_time_request",
+	TypeOffsetForTimeResponse: "offset_for_time_response",
+	TypeStatusRequest:         "status_request",
+	TypeStatusResponse:        "status_response",
+	TypeBarrierRequest:        "barrier_request",
+	TypeBarrierResponse:       "barrier_response",
+	TypeError:                 "error",
+}
+
+// limit is the greatest length of a frame of the type, where maxFrame is that of all.
+func (t Type) limit(maxFrame int) int {
+	if t == TypeBatchAppendRequest || t == TypeFetchResponse {
+		return maxFrame
+	}
+	return min(maxFrame, MaxFrame)
+}
+
 // String returns the name of the type, such as "append_request", or its number,
 // such as "type 0x42", when it has none here.
 func (t Type) String() string {
-	switch t {
-	case TypeAppendRequest:
-		return "append_request"
-	case TypeAppendResponse:
-		return "append_response"
-	case TypeReadRequest:
-		return "read_request"
-	case TypeReadResponse:
-		return "read_response"
-	case TypeError:
-		return "error"
+	if name, ok := typeNames[t]; ok {
+		return name
 	}
 	return fmt.Sprintf("type 0x%02x", uint8(t))
 }
