@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/zue-log/zue/net/wire"
 	"github.com/zue-log/zue/storage"
 )
 
@@ -35,8 +36,13 @@ var ErrStopped = errors.New("server has been stopped")
 // concurrently.
 type Server struct {
 	log          *storage.Log
+	opts         Options
 	logger       *slog.Logger
 	frameTimeout time.Duration
+	started      time.Time
+	copies       uint32          // what receipts say
+	waits        context.Context // ends when the server stops
+	endWaits     context.CancelFunc
 
 	mu        sync.Mutex
 	stopping  bool
@@ -46,16 +52,56 @@ type Server struct {
 	running   sync.WaitGroup // Serve calls and sessions
 }
 
-// New returns a server of log, which stays the caller's to close, after Shutdown.
-func New(log *storage.Log, logger *slog.Logger) *Server {
-	return &Server{
+// Options configures a server. The zero value is the default configuration.
+type Options struct {
+	// Logger gets a line for each event that an operator should know of. Default: none.
+	Logger *slog.Logger
+	// MaxConnections is how many clients may be connected at once; a further one is told
+	// so and hung up on. Default: DefaultMaxConnections.
+	MaxConnections int
+	// Sync is the policy that the log was opened with, which receipts and the status
+	// tell of. Default: storage.SyncAlways.
+	Sync storage.SyncPolicy
+}
+
+// DefaultMaxConnections is the default of Options.MaxConnections.
+const DefaultMaxConnections = 20_000
+
+// Validate reports every fault of o at once.
+func (o *Options) Validate() error {
+	if o.MaxConnections < 0 {
+		return fmt.Errorf("server options: at most %d connections: want 1 or more, or 0 for %d", o.MaxConnections, DefaultMaxConnections)
+	}
+	return nil
+}
+
+// New returns a server of log, which stays the caller's to close, after Shutdown. The
+// error is that of Options.Validate.
+func New(log *storage.Log, o Options) (*Server, error) {
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.MaxConnections == 0 {
+		o.MaxConnections = DefaultMaxConnections
+	}
+	s := &Server{
 		frameTimeout: frameTimeout,
 		log:          log,
-		logger:       logger,
+		opts:         o,
+		logger:       o.Logger,
+		started:      time.Now(),
 		stopped:      make(chan struct{}),
 		listeners:    map[net.Listener]struct{}{},
 		sessions:     map[*session]struct{}{},
 	}
+	if o.Sync == storage.SyncAlways() {
+		s.copies = standaloneCopies
+	}
+	s.waits, s.endWaits = context.WithCancel(context.Background())
+	return s, nil
 }
 
 // Serve accepts connections on l, which it closes, until Shutdown; then it
@@ -109,6 +155,10 @@ func (s *Server) begin(register func()) bool {
 // open starts the session of a new connection.
 func (s *Server) open(conn net.Conn) {
 	c := newSession(s, conn)
+	if s.full() {
+		s.turnAway(c)
+		return
+	}
 	if !s.begin(func() { s.sessions[c] = struct{}{} }) {
 		_ = conn.Close()
 		return
@@ -122,6 +172,24 @@ func (s *Server) open(conn net.Conn) {
 	}()
 }
 
+// full says whether there are as many sessions as there may be.
+func (s *Server) full() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.sessions) >= s.opts.MaxConnections
+}
+
+// turnAway tells a client that there are too many, if that takes no time, and hangs up.
+func (s *Server) turnAway(c *session) {
+	s.logger.Warn("connection refused: there are too many", "client", c.conn.RemoteAddr().String(), "max_connections", s.opts.MaxConnections)
+	c.refuse(wire.CodeOverloaded, fmt.Sprintf("this server has %d connections, and takes no more", s.opts.MaxConnections))
+	// A new connection's buffer is empty: the write does not wait.
+	if c.conn.SetWriteDeadline(time.Now().Add(time.Second)) == nil {
+		_, _ = c.conn.Write(c.out)
+	}
+	_ = c.conn.Close()
+}
+
 // Shutdown stops accepting, has the requests answered that have arrived, closes each
 // connection when it has sent nothing for some 20 ms, or after 2 s, and waits for
 // that. When ctx ends first the connections are closed at once, and the error is
@@ -131,6 +199,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	if !s.stopping {
 		s.stopping = true
 		close(s.stopped)
+		s.endWaits()
 	}
 	for l := range s.listeners {
 		_ = l.Close() // Serve ends by it

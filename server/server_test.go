@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"strings"
 	"syscall"
@@ -29,7 +28,8 @@ func start(t testing.TB, o storage.Options, tune ...func(*Server)) (addr string,
 	t.Helper()
 	log, err := storage.Open(t.TempDir(), o)
 	require.NoError(t, err)
-	s = New(log, slog.New(slog.DiscardHandler))
+	s, err = New(log, Options{Sync: o.Sync})
+	require.NoError(t, err)
 	for _, f := range tune {
 		f(s)
 	}

@@ -12,15 +12,13 @@ import (
 
 	"github.com/zue-log/zue/net/wire"
 	"github.com/zue-log/zue/storage"
+	"github.com/zue-log/zue/storage/batch"
 )
 
 const (
 	// flushBytes is how much answer gathers before it is written while more
 	// requests are at hand.
 	flushBytes = 64 << 10
-	// maxBatchRecords and maxBatchBytes bound the appends taken into one entry.
-	maxBatchRecords = 4096
-	maxBatchBytes   = 4 << 20
 	// lingerTime and lingerBytes bound what is read and thrown away behind the
 	// last answer: closing with bytes unread would reset the connection, and the
 	// client might never see that answer. A client has less of the time when the
@@ -31,24 +29,23 @@ const (
 )
 
 // session answers the requests of one connection, in order, on one goroutine. It
-// takes all requests that one read brought, appends runs of them as one entry,
-// and writes their answers at once.
+// takes all requests that one read brought, appends runs of single records as one entry,
+// has all that they append made durable together, and writes their answers at once.
 type session struct {
 	server *Server
 	conn   net.Conn
 	dec    *wire.Decoder
 	out    []byte
 
-	batch      []storage.Record // appends not yet made; they point into dec's buffer
-	batchBytes int
-	pooled     *buffers // where batch and out came from; nil while idle
+	appends appends
+	pooled  *buffers // where appends' slices and out came from; nil while idle
 
 	within bool         // a read deadline is set, for the rest of a frame
 	stopBy atomic.Int64 // set by finish: the Unix time, in ns, to have ended by
 }
 
 func newSession(s *Server, conn net.Conn) *session {
-	return &session{server: s, conn: conn, dec: wire.NewDecoder(conn, wire.MaxFrame)}
+	return &session{server: s, conn: conn, dec: wire.NewDecoder(conn, wire.MaxLargeFrame)}
 }
 
 // finish has run answer what has arrived and return. It may be called beside run.
@@ -110,7 +107,7 @@ func (c *session) serve() error {
 		for {
 			f, ok, err := c.dec.Next()
 			if err != nil {
-				c.appendBatch()
+				c.settle()
 				return err
 			}
 			if !ok {
@@ -120,7 +117,7 @@ func (c *session) serve() error {
 				return err
 			}
 		}
-		c.appendBatch()
+		c.settle()
 		if err := c.flush(); err != nil {
 			return err
 		}
@@ -131,71 +128,42 @@ func (c *session) serve() error {
 	}
 }
 
-// handle takes one request. Its answer is in c.out, or will be after appendBatch.
+// handle takes one request. Its answer is in c.out, or will be after settle.
 func (c *session) handle(f wire.Frame) error {
 	c.wake()
-	if f.Type == wire.TypeAppendRequest {
-		m, err := wire.ParseAppendRequest(f.Payload)
-		if err == nil {
-			c.batch = append(c.batch, storage.Record{Key: m.Key, Value: m.Value})
-			c.batchBytes += len(f.Payload)
-			if len(c.batch) >= maxBatchRecords || c.batchBytes >= maxBatchBytes {
-				c.appendBatch()
-			}
+	var err error
+	switch f.Type {
+	case wire.TypeAppendRequest:
+		var m wire.AppendRequest
+		if m, err = wire.ParseAppendRequest(f.Payload); err == nil {
+			c.takeRecord(&m, len(f.Payload))
 			return c.flushIfLarge()
 		}
-		c.appendBatch()
-		c.refuse(wire.CodeInvalidMessage, err.Error())
-		return c.flushIfLarge()
+	case wire.TypeBatchAppendRequest:
+		var m wire.BatchAppendRequest
+		if m, err = wire.ParseBatchAppendRequest(f.Payload); err == nil && m.Log == 0 {
+			c.takeBatch(&m)
+			return c.flushIfLarge()
+		} else if err == nil {
+			c.settle()
+			c.unknownLog(m.Log)
+			return c.flushIfLarge()
+		}
 	}
 	// A request is answered after, and sees, those before it.
-	c.appendBatch()
-	switch f.Type {
-	case wire.TypeReadRequest:
-		m, err := wire.ParseReadRequest(f.Payload)
-		if err != nil {
-			c.refuse(wire.CodeInvalidMessage, err.Error())
-			break
-		}
-		c.read(m.Offset)
-	default:
-		c.refuse(wire.CodeInvalidMessage, fmt.Sprintf("%s is no request that this server knows", f.Type))
+	c.settle()
+	if err == nil {
+		err = c.answer(f)
+	}
+	var malformed *wire.MalformedError
+	if errors.As(err, &malformed) {
+		c.refuse(wire.CodeInvalidMessage, err.Error())
+		err = nil
+	}
+	if err != nil {
+		return err
 	}
 	return c.flushIfLarge()
-}
-
-// appendBatch makes the appends gathered so far, as one entry, and answers them.
-func (c *session) appendBatch() {
-	if len(c.batch) == 0 {
-		return
-	}
-	first, err := c.server.log.Append(c.batch...)
-	for i := range c.batch {
-		if err != nil {
-			c.refuse(codeOf(err), err.Error())
-		} else {
-			c.out = wire.AppendResponse{Offset: first + uint64(i)}.AppendTo(c.out)
-		}
-	}
-	clear(c.batch) // no pointers into a buffer that the decoder may let go of
-	c.batch, c.batchBytes = c.batch[:0], 0
-}
-
-// read answers a read request. A null value, which the original messages cannot
-// express, is answered as an empty one.
-func (c *session) read(offset uint64) {
-	rec, lease, err := c.server.log.Read(offset)
-	if err != nil {
-		c.refuse(codeOf(err), err.Error())
-		return
-	}
-	defer lease.Release()
-	out, err := wire.ReadResponse{Key: rec.Key, Value: rec.Value}.AppendTo(c.out)
-	if err != nil {
-		c.refuse(wire.CodeSerialization, err.Error())
-		return
-	}
-	c.out = out
 }
 
 func (c *session) refuse(code wire.Code, message string) {
@@ -211,6 +179,10 @@ func codeOf(err error) wire.Code {
 		return wire.CodeInvalidOffset
 	case errors.Is(err, storage.ErrTooLarge):
 		return wire.CodeSerialization
+	case errors.Is(err, batch.ErrMalformed), errors.Is(err, batch.ErrUnsupported), errors.Is(err, batch.ErrTooLarge):
+		return wire.CodeInvalidMessage
+	case errors.Is(err, storage.ErrNotAtEnd):
+		return wire.CodeOffsetMismatch
 	case storage.IsFull(err):
 		return wire.CodeLogFull
 	default:
@@ -230,18 +202,8 @@ func (c *session) flush() error {
 	if len(c.out) == 0 {
 		return nil
 	}
-	for rest := c.out; len(rest) > 0; {
-		// A deadline for each chunk: a client that takes its answers slowly is
-		// not one that takes none.
-		n := min(len(rest), writeChunk)
-		if err := c.conn.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
-			return err
-		}
-		if _, err := c.conn.Write(rest[:n]); err != nil {
-			// Such a timeout is the client's, not that of a stopping server.
-			return fmt.Errorf("write answers: %v", err)
-		}
-		rest = rest[n:]
+	if err := c.write(c.out, nil); err != nil {
+		return err
 	}
 	c.out = c.out[:0]
 	if cap(c.out) > 2*flushBytes {
@@ -250,10 +212,38 @@ func (c *session) flush() error {
 	return nil
 }
 
+// write writes two runs of bytes, one behind the other, by as few system calls as it can.
+func (c *session) write(a, b []byte) error {
+	for len(a)+len(b) > 0 {
+		// A deadline for each chunk: a client that takes its answers slowly is
+		// not one that takes none.
+		n, m := min(len(a), writeChunk), 0
+		if n == len(a) {
+			m = min(len(b), writeChunk)
+		}
+		if err := c.conn.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+			return err
+		}
+		var err error
+		if m == 0 {
+			_, err = c.conn.Write(a[:n])
+		} else {
+			_, err = (&net.Buffers{a[:n], b[:m]}).WriteTo(c.conn)
+		}
+		if err != nil {
+			// Such a timeout is the client's, not that of a stopping server.
+			return fmt.Errorf("write answers: %v", err)
+		}
+		a, b = a[n:], b[m:]
+	}
+	return nil
+}
+
 // buffers are what a busy session has and an idle one does not.
 type buffers struct {
-	batch []storage.Record
-	out   []byte
+	records []storage.Record
+	waiting []waiting
+	out     []byte
 }
 
 var pool = sync.Pool{New: func() any { return new(buffers) }}
@@ -262,16 +252,16 @@ var pool = sync.Pool{New: func() any { return new(buffers) }}
 func (c *session) wake() {
 	if c.pooled == nil {
 		c.pooled = pool.Get().(*buffers)
-		c.batch, c.out = c.pooled.batch[:0], c.pooled.out[:0]
+		c.appends.records, c.appends.waiting, c.out = c.pooled.records[:0], c.pooled.waiting[:0], c.pooled.out[:0]
 	}
 }
 
 // rest gives the buffers back, for others to use while this session waits.
 func (c *session) rest() {
 	if c.pooled != nil {
-		c.pooled.batch, c.pooled.out = c.batch, c.out
+		c.pooled.records, c.pooled.waiting, c.pooled.out = c.appends.records, c.appends.waiting, c.out
 		pool.Put(c.pooled)
-		c.pooled, c.batch, c.out = nil, nil, nil
+		c.pooled, c.appends, c.out = nil, appends{}, nil
 	}
 }
 

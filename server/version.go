@@ -1,4 +1,4 @@
 package server
 
 // Version is the version of the server.
-const Version = "0.1.0"
+const Version = "0.2.0"

@@ -20,6 +20,16 @@ type RawEntries struct {
 	Seed uint32
 }
 
+// EndOffset returns the offset behind the last record; offset if there are no entries.
+func (r *RawEntries) EndOffset(offset uint64) uint64 {
+	for b := r.Bytes; len(b) >= entryHeaderSize; {
+		bodyLen, first, span := hop(b)
+		offset = first + uint64(span)
+		b = b[min(entrySize(bodyLen), int64(len(b))):]
+	}
+	return offset
+}
+
 // ReadRaw returns entries from the one on that holds the record at offset, verbatim, to be
 // sent to someone who reads them with an [EntryReader]: that one, and then as many as
 // follow in the same segment, hold only records that readers see, and take up no more than

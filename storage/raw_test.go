@@ -43,6 +43,7 @@ func TestReadRaw(t *testing.T) {
 		lease.Release()
 		require.True(t, entries == 1 || len(raw.Bytes) <= most)
 		require.Equal(t, want[offset:offset+len(got)], got)
+		require.EqualValues(t, offset+len(got), raw.EndOffset(7))
 		require.NotEmpty(t, got)
 	}
 	raw, _, err := l.ReadRaw(uint64(len(want)), 1000)

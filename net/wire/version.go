@@ -1,4 +1,4 @@
 package wire
 
 // Version is the version of this library, as CHANGELOG.md has it.
-const Version = "0.1.0"
+const Version = "0.2.0"

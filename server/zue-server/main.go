@@ -66,6 +66,9 @@ type config struct {
 	dataDir string
 	listen  string
 	sync    string
+	policy  storage.SyncPolicy // what sync says
+
+	maxConnections int
 }
 
 func command(stderr io.Writer) *cobra.Command {
@@ -99,8 +102,22 @@ standard error says which.`,
 	}
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	cmd.Flags().StringVar(&c.listen, "listen", "127.0.0.1", "`address` to listen on")
+	cmd.Flags().IntVar(&c.maxConnections, "max-connections", server.DefaultMaxConnections, "how many clients may be connected at once; others are told so and hung up on")
 	cmd.Flags().StringVar(&c.sync, "sync", "always", "when appends are durable: always (before they are answered), interval=<duration>, never")
 	return cmd
+}
+
+// check reports every fault of the flags at once, and reads their values.
+func (c *config) check() error {
+	var errs []error
+	var err error
+	if c.policy, err = storage.ParseSyncPolicy(c.sync); err != nil {
+		errs = append(errs, fmt.Errorf("--sync: %w", err))
+	}
+	if c.maxConnections < 1 {
+		errs = append(errs, fmt.Errorf("--max-connections is %d: want 1 or more", c.maxConnections))
+	}
+	return errors.Join(errs...)
 }
 
 // fromCaller makes a relative path one of the folder that "bazel run" was called
@@ -114,18 +131,17 @@ func fromCaller(path string) string {
 
 // serve opens the log and serves it until ctx ends.
 func serve(ctx context.Context, c config, stderr io.Writer) error {
-	policy, err := storage.ParseSyncPolicy(c.sync)
-	if err != nil {
-		return usageError{fmt.Errorf("--sync: %w", err)}
+	if err := c.check(); err != nil {
+		return usageError{err}
 	}
 	logger := slog.New(slog.NewTextHandler(stderr, nil))
-	log, err := storage.Open(c.dataDir, storage.Options{Sync: policy, Logger: logger})
+	log, err := storage.Open(c.dataDir, storage.Options{Sync: c.policy, Logger: logger})
 	if err != nil {
 		return err
 	}
 	recovery := log.Recovery()
 	logger.Info("log opened", "data_dir", c.dataDir, "first_offset", log.FirstOffset(), "end_offset", log.EndOffset(),
-		"sync", policy.String(), "bytes_scanned", recovery.Scanned, "torn_bytes_cut", recovery.Torn)
+		"sync", c.policy.String(), "bytes_scanned", recovery.Scanned, "torn_bytes_cut", recovery.Torn)
 	err = listenAndServe(ctx, c, log, logger)
 	if err := errors.Join(err, log.Close()); err != nil {
 		return err
@@ -143,7 +159,10 @@ func listenAndServe(ctx context.Context, c config, log *storage.Log, logger *slo
 	if err != nil {
 		return err
 	}
-	s := server.New(log, logger)
+	s, err := server.New(log, server.Options{Logger: logger, MaxConnections: c.maxConnections, Sync: c.policy})
+	if err != nil {
+		return err
+	}
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(listener) }()
 	logger.Info("listening", "address", listener.Addr().String())

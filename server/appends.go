@@ -1,0 +1,118 @@
+package server
+
+import (
+	"github.com/zue-log/zue/net/wire"
+	"github.com/zue-log/zue/storage"
+	"github.com/zue-log/zue/storage/batch"
+)
+
+const (
+	// maxRunRecords and maxRunBytes bound the single appends taken into one entry.
+	maxRunRecords = 4096
+	maxRunBytes   = 4 << 20
+
+	// standaloneCopies is on how many disks an append of a server without replication
+	// is, if it is durable when it is answered.
+	standaloneCopies = 1
+	standaloneTerm   = 1
+)
+
+// appends are those of one session that are not answered yet, in order: first waiting,
+// then records.
+type appends struct {
+	waiting []waiting
+	// records are to become one entry; they point into the decoder's buffer.
+	records []storage.Record
+	bytes   int // of records
+}
+
+// waiting is an append that the log has taken.
+type waiting struct {
+	pending storage.Pending
+	// singles is how many requests of one record it answers; 0: one of a batch, of count
+	// records.
+	singles int
+	count   uint32
+}
+
+// takeRecord takes a record whose request has n bytes.
+func (c *session) takeRecord(m *wire.AppendRequest, n int) {
+	a := &c.appends
+	a.records = append(a.records, storage.Record{Key: m.Key, Value: m.Value})
+	a.bytes += n
+	if len(a.records) >= maxRunRecords || a.bytes >= maxRunBytes {
+		c.submitRecords()
+	}
+}
+
+// submitRecords has the log take the records as one entry.
+func (c *session) submitRecords() {
+	a := &c.appends
+	if len(a.records) > 0 {
+		a.waiting = append(a.waiting, waiting{pending: c.server.log.AppendAsync(a.records...), singles: len(a.records)})
+		c.dropRecords()
+	}
+}
+
+func (c *session) dropRecords() {
+	a := &c.appends
+	clear(a.records) // no pointers into a buffer that the decoder may let go of
+	a.records, a.bytes = a.records[:0], 0
+}
+
+// takeBatch has the log take a batch.
+func (c *session) takeBatch(m *wire.BatchAppendRequest) {
+	c.submitRecords()
+	w := waiting{}
+	if h, err := batch.ParseHeader(m.Body); err == nil {
+		w.count = uint32(h.Count)
+		if h.ProducerID >= 0 {
+			c.settle()
+			c.refuse(wire.CodeInvalidMessage, "a batch with a producer id: this server does not yet tell a batch that is sent again")
+			return
+		}
+	}
+	if m.Conditional {
+		w.pending = c.server.log.AppendBatchAt(m.EndOffset, m.Body, m.Checksum)
+	} else {
+		w.pending = c.server.log.AppendBatch(m.Body, m.Checksum)
+	}
+	c.appends.waiting = append(c.appends.waiting, w)
+}
+
+// settle answers all appends, when they are as durable as they are to be.
+func (c *session) settle() {
+	a := &c.appends
+	if len(a.waiting) == 0 && len(a.records) > 0 {
+		// The usual case needs nobody else to commit it.
+		first, err := c.server.log.Append(a.records...)
+		c.answerSingles(len(a.records), first, err)
+		c.dropRecords()
+		return
+	}
+	c.submitRecords()
+	for _, w := range a.waiting {
+		first, err := w.pending.Wait()
+		switch {
+		case w.singles > 0:
+			c.answerSingles(w.singles, first, err)
+		case err != nil:
+			c.refuse(codeOf(err), err.Error())
+		default:
+			c.out = wire.BatchAppendResponse{First: first, Count: w.count, Term: standaloneTerm, Copies: c.server.copies}.AppendTo(c.out)
+		}
+	}
+	clear(a.waiting)
+	a.waiting = a.waiting[:0]
+}
+
+// answerSingles answers n requests of one record, of which the first is at that offset.
+func (c *session) answerSingles(n int, first uint64, err error) {
+	for i := range n {
+		if err != nil {
+			c.refuse(codeOf(err), err.Error())
+		} else {
+			c.out = wire.AppendResponse{Offset: first + uint64(i)}.AppendTo(c.out)
+		}
+	}
+}

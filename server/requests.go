@@ -1,0 +1,173 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/zue-log/zue/net/wire"
+	"github.com/zue-log/zue/storage"
+)
+
+const (
+	// maxWait bounds how long a fetch waits for more: a client that is gone is noticed
+	// by then.
+	maxWait = 60 * time.Second
+	// copied is how many bytes of entries are copied into the answers that gather,
+	// rather than sent by a system call of their own.
+	copied = 16 << 10
+)
+
+// answer answers a request that appends nothing. An error that is no *MalformedError ends
+// the session.
+func (c *session) answer(f wire.Frame) error {
+	switch f.Type {
+	case wire.TypeReadRequest:
+		m, err := wire.ParseReadRequest(f.Payload)
+		if err == nil {
+			c.read(m.Offset)
+		}
+		return err
+	case wire.TypeHelloRequest:
+		m, err := wire.ParseHelloRequest(f.Payload)
+		if err == nil {
+			c.hello(&m)
+		}
+		return err
+	case wire.TypeFetchRequest:
+		m, err := wire.ParseFetchRequest(f.Payload)
+		if err != nil || c.unknownLog(m.Log) {
+			return err
+		}
+		return c.fetch(&m)
+	case wire.TypeOffsetForTimeRequest:
+		m, err := wire.ParseOffsetForTimeRequest(f.Payload)
+		if err == nil && !c.unknownLog(m.Log) {
+			c.offsetForTime(m.Timestamp)
+		}
+		return err
+	case wire.TypeStatusRequest:
+		m, err := wire.ParseStatusRequest(f.Payload)
+		if err == nil && !c.unknownLog(m.Log) {
+			c.out = wire.StatusResponse{JSON: c.server.status().encode()}.AppendTo(c.out)
+		}
+		return err
+	case wire.TypeBarrierRequest:
+		m, err := wire.ParseBarrierRequest(f.Payload)
+		if err == nil && !c.unknownLog(m.Log) {
+			// A server without replication acknowledges what it shows, and nothing else.
+			c.out = wire.BarrierResponse{End: c.server.log.EndOffset()}.AppendTo(c.out)
+		}
+		return err
+	}
+	c.refuse(wire.CodeInvalidMessage, fmt.Sprintf("%s is no request that this server knows", f.Type))
+	return nil
+}
+
+// unknownLog refuses a request for another log than the only one.
+func (c *session) unknownLog(id wire.LogID) bool {
+	if id != 0 {
+		c.refuse(wire.CodeUnknownLog, fmt.Sprintf("there is no log %d here, only log 0", id))
+	}
+	return id != 0
+}
+
+func (c *session) hello(m *wire.HelloRequest) {
+	if m.Version == 0 {
+		c.refuse(wire.CodeInvalidMessage, "hello of version 0: versions begin with 1")
+		return
+	}
+	c.server.logger.Debug("hello", "client", c.conn.RemoteAddr().String(), "name", m.Client, "version", m.Version)
+	c.out = wire.HelloResponse{
+		Version: min(m.Version, wire.ProtocolVersion), Server: "zue-server/" + Version, MaxFrame: wire.MaxLargeFrame,
+	}.AppendTo(c.out)
+}
+
+// read answers a read request. A null value, which the original messages cannot
+// express, is answered as an empty one.
+func (c *session) read(offset uint64) {
+	rec, lease, err := c.server.log.Read(offset)
+	if err != nil {
+		c.refuse(codeOf(err), err.Error())
+		return
+	}
+	defer lease.Release()
+	out, err := wire.ReadResponse{Key: rec.Key, Value: rec.Value}.AppendTo(c.out)
+	if err != nil {
+		c.refuse(wire.CodeSerialization, err.Error())
+		return
+	}
+	c.out = out
+}
+
+func (c *session) offsetForTime(ms int64) {
+	offset, err := c.server.log.OffsetForTime(ms)
+	if err != nil {
+		c.refuse(codeOf(err), err.Error())
+		return
+	}
+	c.out = wire.OffsetForTimeResponse{Offset: offset}.AppendTo(c.out)
+}
+
+// fetch answers a fetch request, when there is enough, or its time is up.
+func (c *session) fetch(m *wire.FetchRequest) error {
+	log := c.server.log
+	most := int(min(m.MaxBytes, wire.MaxFetchEntries))
+	raw, lease, err := log.ReadRaw(m.Offset, most)
+	if err == nil && m.WaitMillis > 0 && len(raw.Bytes) < int(min(m.MinBytes, uint32(most))) {
+		raw, lease, err = c.awaitMore(m, most, raw, lease)
+	}
+	if err == nil && len(raw.Bytes) > wire.MaxFetchEntries {
+		lease.Release()
+		err = fmt.Errorf("fetch from offset %d: %w: its entry has %d bytes and does not fit in a frame; read its records one by one",
+			m.Offset, storage.ErrTooLarge, len(raw.Bytes))
+	}
+	if err != nil {
+		c.refuse(codeOf(err), err.Error())
+		return nil
+	}
+	defer lease.Release()
+	answer := wire.FetchResponse{First: log.FirstOffset(), End: log.EndOffset(), Format: raw.Format, Seed: raw.Seed, Entries: raw.Bytes}
+	if len(raw.Bytes) <= copied {
+		c.out = answer.AppendTo(c.out)
+		return nil
+	}
+	// The bytes go from the mapped file to the socket.
+	c.out = answer.AppendHeaderTo(c.out)
+	err = c.write(c.out, raw.Bytes)
+	c.out = c.out[:0]
+	return err
+}
+
+// awaitMore waits until there are as many bytes from the request's offset on as it wants,
+// or there will be no more of them in one answer, and returns them.
+func (c *session) awaitMore(m *wire.FetchRequest, most int, raw storage.RawEntries, lease storage.Lease) (storage.RawEntries, storage.Lease, error) {
+	// Answers to earlier requests need not wait for it.
+	if err := c.flush(); err != nil {
+		return raw, lease, nil // the next write meets it again
+	}
+	log := c.server.log
+	ctx, cancel := context.WithTimeout(c.server.waits, min(time.Duration(m.WaitMillis)*time.Millisecond, maxWait))
+	defer cancel()
+	for len(raw.Bytes) < int(min(m.MinBytes, uint32(most))) {
+		end := raw.EndOffset(m.Offset)
+		if end < log.EndOffset() {
+			if len(raw.Bytes) > 0 {
+				break // the next entry is in another segment, or too long
+			}
+		} else if err := log.WaitFor(ctx, end); err != nil {
+			if ctx.Err() == nil && !errors.Is(err, storage.ErrClosed) {
+				lease.Release()
+				return raw, storage.Lease{}, err
+			}
+			break // time is up, or the server stops
+		}
+		lease.Release()
+		var err error
+		if raw, lease, err = log.ReadRaw(m.Offset, most); err != nil {
+			return raw, storage.Lease{}, err
+		}
+	}
+	return raw, lease, nil
+}
