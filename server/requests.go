@@ -14,8 +14,8 @@ const (
 	// maxWait bounds how long a fetch waits for more: a client that is gone is noticed
 	// by then.
 	maxWait = 60 * time.Second
-	// copied is how many bytes of entries are copied into the answers that gather,
-	// rather than sent by a system call of their own.
+	// copied is how many bytes of a value, or of entries, are copied into the answers
+	// that gather, rather than sent by a system call of their own.
 	copied = 16 << 10
 )
 
@@ -25,10 +25,10 @@ func (c *session) answer(f wire.Frame) error {
 	switch f.Type {
 	case wire.TypeReadRequest:
 		m, err := wire.ParseReadRequest(f.Payload)
-		if err == nil {
-			c.read(m.Offset)
+		if err != nil {
+			return err
 		}
-		return err
+		return c.read(m.Offset)
 	case wire.TypeHelloRequest:
 		m, err := wire.ParseHelloRequest(f.Payload)
 		if err == nil {
@@ -86,19 +86,32 @@ func (c *session) hello(m *wire.HelloRequest) {
 
 // read answers a read request. A null value, which the original messages cannot
 // express, is answered as an empty one.
-func (c *session) read(offset uint64) {
+func (c *session) read(offset uint64) error {
 	rec, lease, err := c.server.log.Read(offset)
 	if err != nil {
 		c.refuse(codeOf(err), err.Error())
-		return
+		return nil
 	}
 	defer lease.Release()
-	out, err := wire.ReadResponse{Key: rec.Key, Value: rec.Value}.AppendTo(c.out)
+	out, err := wire.ReadResponse{Key: rec.Key, Value: rec.Value}.AppendHeaderTo(c.out)
 	if err != nil {
 		c.refuse(wire.CodeSerialization, err.Error())
-		return
+		return nil
 	}
 	c.out = out
+	return c.send(rec.Value)
+}
+
+// send sends b, which belongs behind c.out: copied, or, if it is long, from where it is,
+// so that a client which does not read costs no memory.
+func (c *session) send(b []byte) error {
+	if len(b) <= copied {
+		c.out = append(c.out, b...)
+		return nil
+	}
+	err := c.write(c.out, b)
+	c.out = c.out[:0]
+	return err
 }
 
 func (c *session) offsetForTime(ms int64) {
@@ -128,16 +141,9 @@ func (c *session) fetch(m *wire.FetchRequest) error {
 		return nil
 	}
 	defer lease.Release()
-	answer := wire.FetchResponse{First: log.FirstOffset(), End: log.EndOffset(), Format: raw.Format, Seed: raw.Seed, Entries: raw.Bytes}
-	if len(raw.Bytes) <= copied {
-		c.out = answer.AppendTo(c.out)
-		return nil
-	}
-	// The bytes go from the mapped file to the socket.
-	c.out = answer.AppendHeaderTo(c.out)
-	err = c.write(c.out, raw.Bytes)
-	c.out = c.out[:0]
-	return err
+	c.out = wire.FetchResponse{First: log.FirstOffset(), End: log.EndOffset(), Format: raw.Format, Seed: raw.Seed, Entries: raw.Bytes}.
+		AppendHeaderTo(c.out)
+	return c.send(raw.Bytes) // from the mapped file to the socket
 }
 
 // awaitMore waits until there are as many bytes from the request's offset on as it wants,

@@ -14,6 +14,7 @@ import (
 	"github.com/zue-log/zue/net/wire"
 	"github.com/zue-log/zue/storage"
 	"github.com/zue-log/zue/storage/batch"
+	"golang.org/x/sync/semaphore"
 )
 
 // message is what can be sent.
@@ -347,4 +348,38 @@ func TestFrameLimits(t *testing.T) {
 	require.NoError(t, err)
 	p.refused(wire.CodeInvalidMessage)
 	require.ErrorIs(t, p.d.Fill(), io.EOF)
+}
+
+// TestRequestBudget has one client take all the memory for large frames: another's is not
+// read until there is room, and small requests are answered all the while.
+func TestRequestBudget(t *testing.T) {
+	memory := semaphore.NewWeighted(MinRequestBytes)
+	addr, _, _ := start(t, storage.Options{}, func(s *Server) { s.memory = memory })
+	greedy, other, small := newPeer(t, addr), newPeer(t, addr), newPeer(t, addr)
+	frame, err := wire.AppendRequest{Value: make([]byte, wire.MaxRecord)}.AppendTo(nil)
+	require.NoError(t, err)
+	_, err = greedy.c.Write(frame[:100_000])
+	require.NoError(t, err)
+	sent := make(chan error, 1)
+	require.Eventually(t, func() bool {
+		there := memory.TryAcquire(MinRequestBytes)
+		if there {
+			memory.Release(MinRequestBytes)
+		}
+		return !there
+	}, time.Minute, time.Millisecond, "the greedy one has its memory")
+	go func() {
+		_, err := other.c.Write(frame)
+		sent <- err
+	}()
+	select {
+	case err := <-sent:
+		t.Fatalf("10 MiB were read: %v", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	small.send(wire.BarrierRequest{})
+	require.Equal(t, wire.TypeBarrierResponse, small.frame().Type)
+	require.NoError(t, greedy.c.Close())
+	require.NoError(t, <-sent)
+	require.Equal(t, wire.TypeAppendResponse, other.frame().Type)
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/zue-log/zue/net/wire"
 	"github.com/zue-log/zue/storage"
+	"golang.org/x/sync/semaphore"
 )
 
 const (
@@ -40,7 +41,8 @@ type Server struct {
 	logger       *slog.Logger
 	frameTimeout time.Duration
 	started      time.Time
-	copies       uint32          // what receipts say
+	copies       uint32 // what receipts say
+	memory       *semaphore.Weighted
 	waits        context.Context // ends when the server stops
 	endWaits     context.CancelFunc
 
@@ -59,18 +61,34 @@ type Options struct {
 	// MaxConnections is how many clients may be connected at once; a further one is told
 	// so and hung up on. Default: DefaultMaxConnections.
 	MaxConnections int
+	// MaxRequestBytes bounds the memory, in bytes, for frames of more than 64 KiB that
+	// are being received, from MinRequestBytes: those beyond it are not read until there
+	// is room, and refused after 30 s. Default: DefaultMaxRequestBytes.
+	MaxRequestBytes int64
 	// Sync is the policy that the log was opened with, which receipts and the status
 	// tell of. Default: storage.SyncAlways.
 	Sync storage.SyncPolicy
 }
 
-// DefaultMaxConnections is the default of Options.MaxConnections.
-const DefaultMaxConnections = 20_000
+// Defaults and bounds of Options.
+const (
+	DefaultMaxConnections  = 20_000
+	DefaultMaxRequestBytes = 256 << 20
+	// MinRequestBytes is what the largest frame takes.
+	MinRequestBytes = bufferFactor * (wire.HeaderSize + wire.MaxLargeFrame)
+)
 
 // Validate reports every fault of o at once.
 func (o *Options) Validate() error {
+	var errs []error
 	if o.MaxConnections < 0 {
-		return fmt.Errorf("server options: at most %d connections: want 1 or more, or 0 for %d", o.MaxConnections, DefaultMaxConnections)
+		errs = append(errs, fmt.Errorf("at most %d connections: want 1 or more, or 0 for %d", o.MaxConnections, DefaultMaxConnections))
+	}
+	if o.MaxRequestBytes != 0 && o.MaxRequestBytes < MinRequestBytes {
+		errs = append(errs, fmt.Errorf("%d bytes for requests: want %d or more, or 0 for %d", o.MaxRequestBytes, int64(MinRequestBytes), int64(DefaultMaxRequestBytes)))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("server options: %w", err)
 	}
 	return nil
 }
@@ -87,7 +105,11 @@ func New(log *storage.Log, o Options) (*Server, error) {
 	if o.MaxConnections == 0 {
 		o.MaxConnections = DefaultMaxConnections
 	}
+	if o.MaxRequestBytes == 0 {
+		o.MaxRequestBytes = DefaultMaxRequestBytes
+	}
 	s := &Server{
+		memory:       semaphore.NewWeighted(o.MaxRequestBytes),
 		frameTimeout: frameTimeout,
 		log:          log,
 		opts:         o,

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -16,6 +17,15 @@ import (
 )
 
 const (
+	// smallFrame is the largest frame, in bytes, that takes nothing of the server's
+	// budget: each session's buffer holds it.
+	smallFrame = 64 << 10
+	// bufferFactor is how much larger than a frame its buffer can be: while it grows
+	// there are two.
+	bufferFactor = 2
+	// slowestBytes is how many bytes a second of a large frame must come, on the whole:
+	// or those who trickle them would keep others from sending any.
+	slowestBytes = 64 << 10
 	// flushBytes is how much answer gathers before it is written while more
 	// requests are at hand.
 	flushBytes = 64 << 10
@@ -41,6 +51,8 @@ type session struct {
 	pooled  *buffers // where appends' slices and out came from; nil while idle
 
 	within bool         // a read deadline is set, for the rest of a frame
+	budget int64        // bytes that a large frame has taken of the server's
+	until  time.Time    // when that must be there
 	stopBy atomic.Int64 // set by finish: the Unix time, in ns, to have ended by
 }
 
@@ -58,11 +70,17 @@ func (c *session) finish() {
 // fill reads more requests. It gives up on a client that stops within a frame and, in
 // a stopping server, on one that pauses.
 func (c *session) fill() error {
+	if err := c.reserve(); err != nil {
+		return err
+	}
 	if within := c.dec.Buffered() > 0; within || c.within {
 		c.within = within
 		var deadline time.Time
 		if within {
 			deadline = time.Now().Add(c.server.frameTimeout)
+			if c.budget > 0 && c.until.Before(deadline) {
+				deadline = c.until
+			}
 		}
 		if err := c.conn.SetReadDeadline(deadline); err != nil {
 			return err
@@ -82,15 +100,51 @@ func (c *session) fill() error {
 	return c.dec.Fill()
 }
 
+// errOverloaded is why a session ends whose large frame the server has no memory for.
+var errOverloaded = errors.New("too much memory is taken up by requests")
+
+// reserve takes memory for the frame that has begun, if it is large, or gives back what
+// the last one took. While there is none the client is not read from.
+func (c *session) reserve() error {
+	size := c.dec.FrameSize()
+	large := size > smallFrame
+	switch {
+	case !large && c.budget > 0:
+		c.free()
+	case large && c.budget == 0:
+		ctx, cancel := context.WithTimeout(c.server.waits, c.server.frameTimeout)
+		defer cancel()
+		n := int64(bufferFactor * size)
+		if err := c.server.memory.Acquire(ctx, n); err != nil {
+			return errOverloaded
+		}
+		c.budget = n
+		c.until = time.Now().Add(c.server.frameTimeout + time.Duration(size)*time.Second/slowestBytes)
+	}
+	return nil
+}
+
+// free gives back what reserve took.
+func (c *session) free() {
+	c.server.memory.Release(c.budget)
+	c.budget = 0
+}
+
 // run serves until the client goes, or what it sends cannot be understood any
 // more, or finish.
 func (c *session) run() {
 	defer c.conn.Close()
+	defer c.free()
 	err := c.serve()
 	var frame *wire.FrameError
 	switch {
 	case errors.As(err, &frame):
 		c.refuse(wire.CodeInvalidMessage, frame.Error()+"; closing the connection")
+		if c.flush() == nil {
+			c.linger(lingerTime)
+		}
+	case err == errOverloaded:
+		c.refuse(wire.CodeOverloaded, err.Error()+"; closing the connection")
 		if c.flush() == nil {
 			c.linger(lingerTime)
 		}

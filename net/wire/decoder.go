@@ -152,6 +152,14 @@ func (d *Decoder) frameSize() (int, error) {
 	return HeaderSize + int(length), nil
 }
 
+// FrameSize returns the size on the wire of the frame whose beginning has been read, its
+// length field included; 0 when that is not known yet. The frame is not to be trusted to
+// come.
+func (d *Decoder) FrameSize() int {
+	size, _ := d.frameSize() // an error is for Next to return
+	return size
+}
+
 // makeRoom moves the unread bytes to the front, and sees to it that there is room
 // for more. need is the size of the frame they begin, 0 when not known.
 //

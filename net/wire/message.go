@@ -131,6 +131,13 @@ func (m ReadResponse) AppendTo(dst []byte) ([]byte, error) {
 	return appendRecordFrame(dst, TypeReadResponse, m.Key, m.Value)
 }
 
+// AppendHeaderTo appends all of the frame but the value, which is to be sent behind it,
+// and returns the longer slice: so a long value need not be copied. Errors are those of
+// [ReadResponse.AppendTo].
+func (m ReadResponse) AppendHeaderTo(dst []byte) ([]byte, error) {
+	return appendRecordHeader(dst, TypeReadResponse, m.Key, m.Value)
+}
+
 // AppendTo appends the frame to dst and returns the longer slice. The message is
 // made to fit: bytes that are not UTF-8 become U+FFFD, and what is beyond
 // [MaxErrorMessage] is cut off at the end of a character.
@@ -196,7 +203,15 @@ func appendRecordFrame(dst []byte, t Type, key, value []byte) ([]byte, error) {
 	if err := CheckRecord(key, value); err != nil {
 		return dst, err
 	}
-	dst = slices.Grow(dst, recordFrameSize(key, value))
+	dst, err := appendRecordHeader(slices.Grow(dst, recordFrameSize(key, value)), t, key, value)
+	return append(dst, value...), err
+}
+
+// appendRecordHeader appends all of the frame of a record but the value.
+func appendRecordHeader(dst []byte, t Type, key, value []byte) ([]byte, error) {
+	if err := CheckRecord(key, value); err != nil {
+		return dst, err
+	}
 	dst = appendHeader(dst, t, 2*lengthSize+len(key)+len(value))
 	keyLen := int32(len(key))
 	if key == nil {
@@ -204,8 +219,7 @@ func appendRecordFrame(dst []byte, t Type, key, value []byte) ([]byte, error) {
 	}
 	dst = binary.LittleEndian.AppendUint32(dst, uint32(keyLen))
 	dst = append(dst, key...)
-	dst = binary.LittleEndian.AppendUint32(dst, uint32(len(value)))
-	return append(dst, value...), nil
+	return binary.LittleEndian.AppendUint32(dst, uint32(len(value))), nil
 }
 
 func parseRecord(t Type, payload []byte) (key, value []byte, err error) {

@@ -60,17 +60,6 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 }
 
-// config is what the command line says.
-type config struct {
-	port    uint16
-	dataDir string
-	listen  string
-	sync    string
-	policy  storage.SyncPolicy // what sync says
-
-	maxConnections int
-}
-
 func command(stderr io.Writer) *cobra.Command {
 	var c config
 	cmd := &cobra.Command{
@@ -78,46 +67,31 @@ func command(stderr io.Writer) *cobra.Command {
 		Short: "Keep a log in a directory and serve it over TCP",
 		Long: `zue-server keeps a log in <data_dir>, which it creates if need be, and serves it
 on <port> until it gets SIGINT or SIGTERM. Port 0 means any free one; the log on
-standard error says which.`,
+standard error says which.
+
+Each flag can be given in the environment, too: ZUE_SYNC for --sync, ZUE_SEGMENT_SIZE for
+--segment-size, and so on. The command line counts more.`,
 		Example: `  zue-server 9000 ./data
   zue-server 9000 /var/lib/zue --listen 0.0.0.0 --sync interval=50ms`,
-		Version:       fmt.Sprintf("%s (storage %s, wire %s, %s)", server.Version, storage.Version, wire.Version, runtime.Version()),
+		Version:       fmt.Sprintf("%s (storage %s, format %d, wire %s, protocol %d, %s)", server.Version, storage.Version, storage.FormatVersion, wire.Version, wire.ProtocolVersion, runtime.Version()),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 2 {
 				return usageError{fmt.Errorf("expected 2 arguments, a port and a data directory, not %d", len(args))}
 			}
-			port, err := strconv.ParseUint(args[0], 10, 16)
-			if err != nil {
-				return usageError{fmt.Errorf("port %q is not a number from 0 to 65535", args[0])}
-			}
-			if args[1] == "" {
-				return usageError{errors.New("the data directory's name is empty")}
-			}
-			c.port, c.dataDir = uint16(port), fromCaller(args[1])
 			return nil
 		},
-		RunE: func(cmd *cobra.Command, _ []string) error { return serve(cmd.Context(), c, stderr) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := c.read(args, cmd.Flags(), stderr); err != nil {
+				return usageError{err}
+			}
+			return serve(cmd.Context(), c)
+		},
 	}
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	cmd.Flags().StringVar(&c.listen, "listen", "127.0.0.1", "`address` to listen on")
-	cmd.Flags().IntVar(&c.maxConnections, "max-connections", server.DefaultMaxConnections, "how many clients may be connected at once; others are told so and hung up on")
-	cmd.Flags().StringVar(&c.sync, "sync", "always", "when appends are durable: always (before they are answered), interval=<duration>, never")
+	c.flags(cmd.Flags())
 	return cmd
-}
-
-// check reports every fault of the flags at once, and reads their values.
-func (c *config) check() error {
-	var errs []error
-	var err error
-	if c.policy, err = storage.ParseSyncPolicy(c.sync); err != nil {
-		errs = append(errs, fmt.Errorf("--sync: %w", err))
-	}
-	if c.maxConnections < 1 {
-		errs = append(errs, fmt.Errorf("--max-connections is %d: want 1 or more", c.maxConnections))
-	}
-	return errors.Join(errs...)
 }
 
 // fromCaller makes a relative path one of the folder that "bazel run" was called
@@ -130,18 +104,15 @@ func fromCaller(path string) string {
 }
 
 // serve opens the log and serves it until ctx ends.
-func serve(ctx context.Context, c config, stderr io.Writer) error {
-	if err := c.check(); err != nil {
-		return usageError{err}
-	}
-	logger := slog.New(slog.NewTextHandler(stderr, nil))
-	log, err := storage.Open(c.dataDir, storage.Options{Sync: c.policy, Logger: logger})
+func serve(ctx context.Context, c config) error {
+	logger := c.server.Logger
+	log, err := storage.Open(c.dataDir, c.storage)
 	if err != nil {
 		return err
 	}
 	recovery := log.Recovery()
 	logger.Info("log opened", "data_dir", c.dataDir, "first_offset", log.FirstOffset(), "end_offset", log.EndOffset(),
-		"sync", c.policy.String(), "bytes_scanned", recovery.Scanned, "torn_bytes_cut", recovery.Torn)
+		"sync", c.sync, "bytes_scanned", recovery.Scanned, "torn_bytes_cut", recovery.Torn)
 	err = listenAndServe(ctx, c, log, logger)
 	if err := errors.Join(err, log.Close()); err != nil {
 		return err
@@ -159,7 +130,7 @@ func listenAndServe(ctx context.Context, c config, log *storage.Log, logger *slo
 	if err != nil {
 		return err
 	}
-	s, err := server.New(log, server.Options{Logger: logger, MaxConnections: c.maxConnections, Sync: c.policy})
+	s, err := server.New(log, c.server)
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,142 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/pflag"
+	"github.com/zue-log/zue/server"
+	"github.com/zue-log/zue/storage"
+	"github.com/zue-log/zue/storage/batch"
+)
+
+// envPrefix begins the names of environment variables that stand in for flags.
+const envPrefix = "ZUE_"
+
+// config is what the command line and the environment say.
+type config struct {
+	port    uint16
+	dataDir string
+	listen  string
+	sync    string
+
+	logFormat, logLevel string
+	compression         string
+	segmentSize         size
+	retentionSize       size
+	requestMemory       size
+
+	storage storage.Options
+	server  server.Options
+}
+
+// size is a flag of so many bytes: "1048576", "1MiB", "1MB".
+type size int64
+
+func (s *size) String() string {
+	if *s == 0 {
+		return "0"
+	}
+	return strings.ReplaceAll(humanize.IBytes(uint64(*s)), " ", "")
+}
+
+func (*size) Type() string { return "size" }
+
+func (s *size) Set(text string) error {
+	n, err := humanize.ParseBytes(text)
+	if err != nil || n > math.MaxInt64 {
+		return fmt.Errorf("%q is no size, such as 64MiB", text)
+	}
+	*s = size(n)
+	return nil
+}
+
+// flags declares the flags.
+func (c *config) flags(f *pflag.FlagSet) {
+	c.segmentSize, c.requestMemory = storage.DefaultSegmentBytes, server.DefaultMaxRequestBytes
+	f.StringVar(&c.listen, "listen", "127.0.0.1", "`address` to listen on; 0.0.0.0 is all")
+	f.StringVar(&c.sync, "sync", "always", "when appends are durable: always (before they are answered), interval=<duration>, never")
+	f.Var(&c.segmentSize, "segment-size", "size of a segment file; one is allocated ahead")
+	f.DurationVar(&c.storage.SegmentAge, "segment-age", 0, "begin a segment when the last one is so old, so that retention can remove that; 0: never")
+	f.IntVar(&c.storage.IndexInterval, "index-interval", storage.DefaultIndexInterval, "bytes of log for each index point: more make reads slower, less the index larger")
+	f.Var(&c.retentionSize, "retention-size", "remove the oldest segments when all are larger than this; 0: never")
+	f.DurationVar(&c.storage.RetentionAge, "retention-age", 0, "remove segments whose newest record is so old; 0: never")
+	f.StringVar(&c.compression, "compression", "none", "of records that clients append one by one: none, gzip, snappy, lz4, zstd")
+	f.IntVar(&c.server.MaxConnections, "max-connections", server.DefaultMaxConnections, "clients at once; further ones are told so and hung up on")
+	f.Var(&c.requestMemory, "max-request-memory", "memory for requests of more than 64 KiB that are being received")
+	f.StringVar(&c.logFormat, "log-format", "text", "of the lines on standard error: text, json")
+	f.StringVar(&c.logLevel, "log-level", "info", "least important lines to write: debug, info, warn, error")
+}
+
+// environment sets the flags that the command line does not from the environment. It
+// returns what is wrong with any.
+func environment(f *pflag.FlagSet) error {
+	var errs []error
+	f.VisitAll(func(flag *pflag.Flag) {
+		name := envPrefix + strings.ToUpper(strings.ReplaceAll(flag.Name, "-", "_"))
+		text, ok := os.LookupEnv(name)
+		if !ok || flag.Changed || flag.Name == "help" || flag.Name == "version" {
+			return
+		}
+		if err := flag.Value.Set(text); err != nil {
+			errs = append(errs, fmt.Errorf("%s in the environment: %w", name, err))
+		}
+	})
+	return errors.Join(errs...)
+}
+
+// read takes the arguments and makes options of all that was said. It reports every fault
+// at once.
+func (c *config) read(args []string, flags *pflag.FlagSet, stderr io.Writer) error {
+	errs := []error{environment(flags)}
+	fault := func(what string, err error) {
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", what, err))
+		}
+	}
+	port, err := strconv.ParseUint(args[0], 10, 16)
+	if err != nil {
+		errs = append(errs, fmt.Errorf("port %q is not a number from 0 to 65535", args[0]))
+	}
+	if args[1] == "" {
+		errs = append(errs, errors.New("the data directory's name is empty"))
+	}
+	c.port, c.dataDir = uint16(port), fromCaller(args[1])
+	c.storage.Sync, err = storage.ParseSyncPolicy(c.sync)
+	fault("--sync", err)
+	c.storage.Compression, err = batch.ParseCodec(c.compression)
+	fault("--compression", err)
+	logger, err := newLogger(c.logFormat, c.logLevel, stderr)
+	if err != nil {
+		errs = append(errs, err)
+	}
+	c.storage.SegmentBytes, c.storage.RetentionBytes = int64(c.segmentSize), int64(c.retentionSize)
+	c.storage.Logger, c.server.Logger = logger, logger
+	c.server.MaxRequestBytes, c.server.Sync = int64(c.requestMemory), c.storage.Sync
+	errs = append(errs, c.storage.Validate(), c.server.Validate())
+	return errors.Join(errs...)
+}
+
+// newLogger makes the program's logger.
+func newLogger(format, level string, w io.Writer) (*slog.Logger, error) {
+	var o slog.HandlerOptions
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		return nil, fmt.Errorf("--log-level: %q is none of debug, info, warn, error", level)
+	}
+	o.Level = l
+	switch format {
+	case "text":
+		return slog.New(slog.NewTextHandler(w, &o)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(w, &o)), nil
+	}
+	return nil, fmt.Errorf("--log-format: %q is none of text, json", format)
+}
