@@ -65,11 +65,27 @@ func (OS) Open(name string, writable bool) (File, error) {
 }
 
 func openOS(name string, flag int) (File, error) {
-	f, err := os.OpenFile(name, flag, 0o644)
+	f, err := openFile(name, flag)
 	if err != nil {
 		return nil, err
 	}
 	return osFile{f}, nil
+}
+
+// openFile opens a file under a descriptor that is none of the standard ones. If a
+// process has closed those, as daemons do, they are the first to be given out again, and
+// what it then writes to its standard error would land in the log. (SQLite does the same.)
+func openFile(name string, flag int) (*os.File, error) {
+	f, err := os.OpenFile(name, flag, 0o644)
+	if err != nil || f.Fd() > 2 {
+		return f, err
+	}
+	defer f.Close() // only its descriptor is given up
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return nil, &os.PathError{Op: "dup", Path: name, Err: err}
+	}
+	return os.NewFile(uintptr(fd), name), nil
 }
 
 // Rename implements [FS].
@@ -95,7 +111,7 @@ func (OS) Lock(name string, shared bool) (io.Closer, error) {
 	if shared {
 		flag, how = os.O_RDONLY, unix.LOCK_SH
 	}
-	f, err := os.OpenFile(name, flag, 0o644)
+	f, err := openFile(name, flag)
 	if err != nil {
 		return nil, err
 	}

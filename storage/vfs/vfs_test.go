@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -220,4 +221,29 @@ func TestLockedBy(t *testing.T) {
 	require.ErrorIs(t, err, ErrLocked)
 	require.ErrorContains(t, err, "which reads only")
 	require.NoError(t, lock.Close())
+}
+
+// TestStandardDescriptors opens files in a process that has closed its standard input: no
+// file may take its place.
+func TestStandardDescriptors(t *testing.T) {
+	if os.Getenv("ZUE_TEST_CLOSED_STDIN") == "" {
+		cmd := exec.Command(os.Args[0], "-test.run=^TestStandardDescriptors$")
+		cmd.Env = append(os.Environ(), "ZUE_TEST_CLOSED_STDIN=1")
+		out, err := cmd.CombinedOutput()
+		require.NoError(t, err, "%s", out)
+		return
+	}
+	require.NoError(t, os.Stdin.Close())
+	name := filepath.Join(t.TempDir(), "f")
+	f, err := OS{}.Create(name)
+	require.NoError(t, err)
+	require.Greater(t, f.(osFile).Fd(), uintptr(2))
+	_, err = f.WriteAt([]byte("x"), 0)
+	require.NoError(t, err)
+	lock, err := OS{}.Lock(name+".lock", false)
+	require.NoError(t, err)
+	require.Greater(t, lock.(*os.File).Fd(), uintptr(2))
+	require.NoError(t, lock.Close())
+	require.NoError(t, f.Close())
+	require.Equal(t, "x", content(t, OS{}, name))
 }
