@@ -63,21 +63,24 @@ func (c *session) dropRecords() {
 // takeBatch has the log take a batch.
 func (c *session) takeBatch(m *wire.BatchAppendRequest) {
 	c.submitRecords()
-	w := waiting{}
-	if h, err := batch.ParseHeader(m.Body); err == nil {
-		w.count = uint32(h.Count)
-		if h.ProducerID >= 0 {
-			c.settle()
-			c.refuse(wire.CodeInvalidMessage, "a batch with a producer id: this server does not yet tell a batch that is sent again")
-			return
-		}
+	h, err := batch.ParseHeader(m.Body)
+	if err == nil && h.ProducerID >= 0 {
+		c.settle() // what came before it is answered before it
+		first, duplicate, err := c.server.producers.append(c.server.log, m, &h)
+		c.answerBatch(first, uint32(h.Count), duplicate, err)
+		return
 	}
-	if m.Conditional {
-		w.pending = c.server.log.AppendBatchAt(m.EndOffset, m.Body, m.Checksum)
-	} else {
-		w.pending = c.server.log.AppendBatch(m.Body, m.Checksum)
+	// A batch without a header is refused by the log.
+	c.appends.waiting = append(c.appends.waiting, waiting{pending: submit(c.server.log, m), count: uint32(h.Count)})
+}
+
+// answerBatch answers a request to append a batch.
+func (c *session) answerBatch(first uint64, count uint32, duplicate bool, err error) {
+	if err != nil {
+		c.refuse(codeOf(err), err.Error())
+		return
 	}
-	c.appends.waiting = append(c.appends.waiting, w)
+	c.out = wire.BatchAppendResponse{First: first, Count: count, Term: standaloneTerm, Copies: c.server.copies, Duplicate: duplicate}.AppendTo(c.out)
 }
 
 // settle answers all appends, when they are as durable as they are to be.
@@ -93,13 +96,10 @@ func (c *session) settle() {
 	c.submitRecords()
 	for _, w := range a.waiting {
 		first, err := w.pending.Wait()
-		switch {
-		case w.singles > 0:
+		if w.singles > 0 {
 			c.answerSingles(w.singles, first, err)
-		case err != nil:
-			c.refuse(codeOf(err), err.Error())
-		default:
-			c.out = wire.BatchAppendResponse{First: first, Count: w.count, Term: standaloneTerm, Copies: c.server.copies}.AppendTo(c.out)
+		} else {
+			c.answerBatch(first, w.count, false, err)
 		}
 	}
 	clear(a.waiting)

@@ -60,6 +60,12 @@ func (c *session) answer(f wire.Frame) error {
 			c.out = wire.BarrierResponse{End: c.server.log.EndOffset()}.AppendTo(c.out)
 		}
 		return err
+	case wire.TypeProducerRequest:
+		m, err := wire.ParseProducerRequest(f.Payload)
+		if err == nil && !c.unknownLog(m.Log) {
+			c.newProducer()
+		}
+		return err
 	}
 	c.refuse(wire.CodeInvalidMessage, fmt.Sprintf("%s is no request that this server knows", f.Type))
 	return nil

@@ -160,12 +160,6 @@ func TestBatchAppend(t *testing.T) {
 	bad.Checksum = batch.Checksum(bad.Body)
 	p.sendBatch(bad)
 	p.refused(wire.CodeInvalidMessage)
-	idempotent := encoded(batch.CodecNone, "x")
-	idempotent.Body[29], idempotent.Body[31], idempotent.Body[35] = 7, 0, 0
-	copy(idempotent.Body[22:], make([]byte, 14))
-	idempotent.Checksum = batch.Checksum(idempotent.Body)
-	p.sendBatch(idempotent)
-	require.Contains(t, p.refused(wire.CodeInvalidMessage), "producer")
 	other := encoded(batch.CodecNone, "x")
 	other.Log = 7
 	p.sendBatch(other)

@@ -43,6 +43,7 @@ type Server struct {
 	started      time.Time
 	copies       uint32 // what receipts say
 	memory       *semaphore.Weighted
+	producers    producers
 	waits        context.Context // ends when the server stops
 	endWaits     context.CancelFunc
 

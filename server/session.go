@@ -226,6 +226,9 @@ func (c *session) refuse(code wire.Code, message string) {
 
 // codeOf is the wire's code for an error of the log.
 func codeOf(err error) wire.Code {
+	if code, ok := producerCode(err); ok {
+		return code
+	}
 	switch {
 	case errors.Is(err, storage.ErrFailed):
 		return wire.CodeIOError // perhaps appended, whatever the cause

@@ -116,6 +116,7 @@ type Pending struct {
 	log   *Log
 	group *group
 	first uint64
+	index uint64
 	err   error
 }
 
@@ -167,6 +168,17 @@ func (l *Log) appendBatch(body []byte, checksum uint32, at int64) Pending {
 	}
 	return l.submit([]payload{{kind: KindData, span: uint32(h.LastOffsetDelta) + 1, size: len(body), body: body, sum: checksum,
 		born: checksum, at: at}})
+}
+
+// AppendControl appends a control entry with this body: see KindControl. It returns when
+// the entry has its place, as AppendAsync does; body is the caller's again then. Errors are
+// those of Append.
+func (l *Log) AppendControl(body []byte) Pending {
+	if len(body) > MaxBodyBytes {
+		return Pending{err: tooLarge(len(body))}
+	}
+	sum := batch.Checksum(body)
+	return l.submit([]payload{{kind: KindControl, at: anywhere, size: len(body), body: append([]byte{}, body...), sum: sum, born: sum}})
 }
 
 // AppendEntries appends entries whose indexes and terms the caller has decided, as a
@@ -234,6 +246,9 @@ func tooLarge(n int) error {
 // First returns the offset that the first record has, or will have if the append
 // succeeds.
 func (p Pending) First() uint64 { return p.first }
+
+// Index returns the index that the first entry has, or will have if the append succeeds.
+func (p Pending) Index() uint64 { return p.index }
 
 // Refused returns the error of an append that was refused at once, which Wait returns, too;
 // nil if it has its place in the log, and may fail later.
@@ -313,7 +328,7 @@ func (l *Log) submit(payloads []payload) Pending {
 			return p
 		}
 		if i == 0 {
-			p.first = first
+			p.first, p.index = first, l.tail.place.Index
 		}
 		p.group = g
 		g.await()

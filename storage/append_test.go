@@ -455,6 +455,26 @@ func TestWarmer(t *testing.T) {
 	require.NoError(t, l.Close())
 }
 
+func TestAppendControl(t *testing.T) {
+	l := open(t, "d", Options{FS: vfs.NewMem(), Executor: manual(), SegmentBytes: MinSegmentBytes})
+	appendValue(t, l, "a")
+	p := l.AppendControl([]byte("c"))
+	q := l.AppendControl(nil)
+	require.NoError(t, errorOf(p.Wait()))
+	require.NoError(t, errorOf(q.Wait()))
+	require.EqualValues(t, 2, p.Index())
+	require.EqualValues(t, 3, q.Index())
+	require.EqualValues(t, 1, p.First())
+	entries, lease, err := l.ReadEntries(nil, 2, 3, 100)
+	require.NoError(t, err)
+	require.Len(t, entries, 2)
+	require.Equal(t, KindControl, entries[0].Kind)
+	require.Equal(t, "c", string(entries[0].Body))
+	lease.Release()
+	require.ErrorIs(t, l.AppendControl(make([]byte, MaxBodyBytes+1)).Refused(), ErrTooLarge)
+	require.NoError(t, l.Close())
+}
+
 // TestAppendBehindAsync has a caller that waits for its append behind one whose task never
 // gets to run.
 func TestAppendBehindAsync(t *testing.T) {

@@ -30,6 +30,14 @@ const (
 	// CodeOverloaded is for a connection, or a request, that the server refuses
 	// because it has too many.
 	CodeOverloaded Code = 0x08
+	// CodeProducerFenced is for a batch of a producer's epoch before the newest that has
+	// appended.
+	CodeProducerFenced Code = 0x09
+	// CodeSequenceGap is for a producer's batch before which one is missing.
+	CodeSequenceGap Code = 0x0A
+	// CodeDuplicateForgotten is for a producer's batch that is in the log, but of which
+	// it is no longer known where.
+	CodeDuplicateForgotten Code = 0x0B
 	// CodeNotLeader is for an append sent to a node that does not lead.
 	CodeNotLeader Code = 0x10
 	// CodeQuorumFailed is for an append whose leader lost leadership or quorum
@@ -68,6 +76,12 @@ func (c Code) String() string {
 		return "unknown_log"
 	case CodeOverloaded:
 		return "overloaded"
+	case CodeProducerFenced:
+		return "producer_fenced"
+	case CodeSequenceGap:
+		return "sequence_gap"
+	case CodeDuplicateForgotten:
+		return "duplicate_forgotten"
 	case CodeNotLeader:
 		return "not_leader"
 	case CodeQuorumFailed:
@@ -88,7 +102,7 @@ func (c Code) String() string {
 func (c Code) MaybeApplied() bool {
 	switch c {
 	case CodeInvalidOffset, CodeRecordNotFound, CodeSerialization, CodeInvalidMessage,
-		CodeLogFull, CodeUnknownLog, CodeOverloaded, CodeNotLeader, CodeOffsetMismatch, CodeInsufficientISR:
+		CodeLogFull, CodeUnknownLog, CodeOverloaded, CodeProducerFenced, CodeSequenceGap, CodeNotLeader, CodeOffsetMismatch, CodeInsufficientISR:
 		return false
 	}
 	// unknown, io_error (a failed sync leaves the record where a restart may find

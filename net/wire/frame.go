@@ -69,6 +69,10 @@ const (
 	TypeBarrierRequest Type = 0x3A
 	// TypeBarrierResponse marks a [BarrierResponse].
 	TypeBarrierResponse Type = 0x3B
+	// TypeProducerRequest marks a [ProducerRequest].
+	TypeProducerRequest Type = 0x3C
+	// TypeProducerResponse marks a [ProducerResponse].
+	TypeProducerResponse Type = 0x3D
 	// TypeError marks an [Error].
 	TypeError Type = 0xFF
 )
@@ -90,6 +94,8 @@ var typeNames = map[Type]string{
 	TypeStatusResponse:        "status_response",
 	TypeBarrierRequest:        "barrier_request",
 	TypeBarrierResponse:       "barrier_response",
+	TypeProducerRequest:       "producer_request",
+	TypeProducerResponse:      "producer_response",
 	TypeError:                 "error",
 }
 

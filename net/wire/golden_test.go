@@ -40,6 +40,8 @@ var golden = map[string]any{
 	"status_request":              StatusRequest{},
 	"status_response":             StatusResponse{JSON: []byte(`{"role":"standalone"}`)},
 	"barrier_request":             BarrierRequest{},
+	"producer_request":            ProducerRequest{},
+	"producer_response":           ProducerResponse{ID: 7},
 	"barrier_response":            BarrierResponse{End: 9},
 }
 
@@ -135,6 +137,10 @@ func parse(f Frame) (any, error) {
 		return ParseBarrierRequest(f.Payload)
 	case TypeBarrierResponse:
 		return ParseBarrierResponse(f.Payload)
+	case TypeProducerRequest:
+		return ParseProducerRequest(f.Payload)
+	case TypeProducerResponse:
+		return ParseProducerResponse(f.Payload)
 	case TypeError:
 		return ParseError(f.Payload)
 	}

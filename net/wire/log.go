@@ -138,6 +138,18 @@ type BarrierRequest struct{ Log LogID }
 // BarrierResponse answers a [BarrierRequest].
 type BarrierResponse struct{ End uint64 }
 
+// ProducerRequest asks for a producer's id, which no other producer of the log has. The
+// answer is a [ProducerResponse] or an [Error].
+type ProducerRequest struct{ Log LogID }
+
+// ProducerResponse answers a [ProducerRequest]: with this id and epoch in the headers of
+// its batches, and sequence numbers from 0, a producer can send a batch again without
+// having it in the log twice.
+type ProducerResponse struct {
+	ID    int64
+	Epoch uint16
+}
+
 // Sizes of the fixed parts of payloads.
 const (
 	batchAppendFixed = 4 + 1 + 8 + 4 + lengthSize
@@ -273,6 +285,36 @@ func (m BarrierRequest) AppendTo(dst []byte) []byte {
 // AppendTo appends the frame to dst and returns the longer slice.
 func (m BarrierResponse) AppendTo(dst []byte) []byte {
 	return binary.LittleEndian.AppendUint64(appendHeader(dst, TypeBarrierResponse, offsetSize), m.End)
+}
+
+// AppendTo appends the frame to dst and returns the longer slice.
+func (m ProducerRequest) AppendTo(dst []byte) []byte {
+	return binary.LittleEndian.AppendUint32(appendHeader(dst, TypeProducerRequest, 4), uint32(m.Log))
+}
+
+// AppendTo appends the frame to dst and returns the longer slice.
+func (m ProducerResponse) AppendTo(dst []byte) []byte {
+	dst = binary.LittleEndian.AppendUint64(appendHeader(dst, TypeProducerResponse, 8+2), uint64(m.ID))
+	return binary.LittleEndian.AppendUint16(dst, m.Epoch)
+}
+
+// ParseProducerRequest parses the payload of a frame of [TypeProducerRequest]. The error is
+// a [*MalformedError].
+func ParseProducerRequest(payload []byte) (ProducerRequest, error) {
+	p := parser{t: TypeProducerRequest, b: payload}
+	m := ProducerRequest{LogID(p.uint32("log"))}
+	return m, p.end()
+}
+
+// ParseProducerResponse parses the payload of a frame of [TypeProducerResponse]. The error
+// is a [*MalformedError].
+func ParseProducerResponse(payload []byte) (ProducerResponse, error) {
+	p := parser{t: TypeProducerResponse, b: payload}
+	m := ProducerResponse{ID: int64(p.uint64("id"))}
+	if b := p.take(2, "epoch"); b != nil {
+		m.Epoch = binary.LittleEndian.Uint16(b)
+	}
+	return m, p.end()
 }
 
 // ParseHelloRequest parses the payload of a frame of [TypeHelloRequest]. Credentials are

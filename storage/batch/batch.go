@@ -219,3 +219,17 @@ func appendBytes(dst, b []byte) []byte {
 	}
 	return append(binary.AppendVarint(dst, int64(len(b))), b...)
 }
+
+// SetProducer makes an encoded body one of a producer: its id, its epoch, and the sequence
+// number of the first record. None may be negative. The body's checksum is another then. The
+// error wraps ErrMalformed if body is too short for a header, or a number is negative.
+func SetProducer(body []byte, id int64, epoch int16, sequence int32) error {
+	if len(body) < HeaderSize || id < 0 || epoch < 0 || sequence < 0 {
+		return fmt.Errorf("set producer %d, epoch %d, sequence %d in %d bytes: %w", id, epoch, sequence, len(body), ErrMalformed)
+	}
+	be := binary.BigEndian
+	be.PutUint64(body[22:], uint64(id))
+	be.PutUint16(body[30:], uint16(epoch))
+	be.PutUint32(body[32:], uint32(sequence))
+	return nil
+}

@@ -115,3 +115,18 @@ func TestMalformed(t *testing.T) {
 		require.ErrorIs(t, err, ErrUnsupported)
 	}
 }
+
+func TestSetProducer(t *testing.T) {
+	body := Append(nil, []Record{{Value: []byte("v")}}, 1)
+	before, err := ParseHeader(body)
+	require.NoError(t, err)
+	require.NoError(t, SetProducer(body, 1<<40, 3, 77))
+	h, err := ParseHeader(body)
+	require.NoError(t, err)
+	before.ProducerID, before.ProducerEpoch, before.BaseSequence = 1<<40, 3, 77
+	require.Equal(t, before, h)
+	_, err = Check(body, len(body))
+	require.NoError(t, err)
+	require.ErrorIs(t, SetProducer(body, -1, 0, 0), ErrMalformed)
+	require.ErrorIs(t, SetProducer(body[:10], 1, 0, 0), ErrMalformed)
+}
