@@ -7,6 +7,7 @@ import "C"
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 	"unsafe"
@@ -14,9 +15,13 @@ import (
 	"github.com/zue-log/zue/storage"
 )
 
-// minRecordBytes is what a record takes at least in a batch: so many fit at most that
-// counts beyond it are refused before the records are looked at.
-const minRecordBytes = 7
+// minRecordBytes and minHeaderBytes are what a record and a header of one take at least in
+// a batch: so many fit at most that counts beyond it are refused before the records are
+// looked at.
+const (
+	minRecordBytes = 7
+	minHeaderBytes = 2
+)
 
 // tooLarge is a power of two, so that one comparison tells of two sizes whether one of
 // them is too large to be a size at all. The engine has the exact limit.
@@ -61,13 +66,16 @@ func badField(n int, key unsafe.Pointer, keySize C.size_t, value unsafe.Pointer,
 type records struct {
 	list    []storage.Record
 	headers []storage.RecordHeader // of all of them
+	size    uint64                 // what they take in a batch, at least
 }
 
 var lists = sync.Pool{New: func() any { return new(records) }}
 
-// keep gives the list back. It points to memory that is the C program's again, but
-// nothing reads it before it is overwritten.
+// keep gives the list back, with nothing in it: the memory that it points to is the C
+// program's again, which may free it, and then Go may have it.
 func (r *records) keep() {
+	clear(r.list)
+	clear(r.headers)
 	if cap(r.list) <= keptRecords && cap(r.headers) <= keptHeaders {
 		lists.Put(r)
 	}
@@ -86,49 +94,74 @@ func (r *records) fill(first *C.zue_record, count C.size_t) C.int {
 		r.list = make([]storage.Record, len(views))
 	}
 	list := r.list[:len(views)]
-	r.list, r.headers = list, r.headers[:0]
-	var total uint64
+	r.list, r.headers, r.size = list, r.headers[:0], 0
+	headers := 0
 	for i := range views {
 		v, rec := &views[i], &list[i]
 		if uint64(v.key_size|v.value_size) >= tooLarge || v.key == nil && v.key_size != 0 || v.value == nil && v.value_size != 0 {
 			return badField(i, v.key, v.key_size, v.value, v.value_size)
 		}
-		total += uint64(v.key_size + v.value_size)
+		r.size += minRecordBytes + uint64(v.key_size+v.value_size)
 		rec.Timestamp = int64(v.timestamp)
 		rec.Key, rec.Value, rec.Headers = view(v.key, v.key_size), view(v.value, v.value_size), nil
 		if v.header_count != 0 {
-			if code := r.fillHeaders(i, v); code != C.ZUE_OK {
+			if code := r.countHeaders(i, v); code != C.ZUE_OK {
 				return code
 			}
+			headers += int(v.header_count)
+		}
+		if r.size > C.ZUE_MAX_BYTES {
+			return r.refuseSize(i)
 		}
 	}
-	if total > C.ZUE_MAX_BYTES {
-		return explain(C.ZUE_ETOOLARGE, fmt.Sprintf("%d records of %d bytes together (at most %d)", count, total, C.ZUE_MAX_BYTES))
+	if headers == 0 {
+		return C.ZUE_OK
 	}
+	// Now there is a view of each, which takes more memory than it takes in a batch.
+	r.headers = slices.Grow(r.headers, headers)
+	for i := range views {
+		if code := r.fillHeaders(i, &views[i]); code != C.ZUE_OK {
+			return code
+		}
+	}
+	return C.ZUE_OK
+}
+
+// refuseSize says that the records up to number n are.
+func (r *records) refuseSize(n int) C.int {
+	return explain(C.ZUE_ETOOLARGE, fmt.Sprintf("%d records of %d bytes together (at most %d)", n+1, r.size, C.ZUE_MAX_BYTES))
+}
+
+// countHeaders adds to the size what the headers of record n take at least.
+func (r *records) countHeaders(n int, v *C.zue_record) C.int {
+	if v.headers == nil {
+		return explain(C.ZUE_EINVAL, fmt.Sprintf("record %d: headers is NULL, and header_count %d", n, v.header_count))
+	}
+	if uint64(v.header_count) > C.ZUE_MAX_BYTES/minHeaderBytes {
+		return explain(C.ZUE_ETOOLARGE, fmt.Sprintf("record %d: %d headers", n, v.header_count))
+	}
+	r.size += uint64(v.header_count) * minHeaderBytes
 	return C.ZUE_OK
 }
 
 // fillHeaders makes the views of the headers of record n.
 func (r *records) fillHeaders(n int, v *C.zue_record) C.int {
-	if v.headers == nil {
-		return explain(C.ZUE_EINVAL, fmt.Sprintf("record %d: headers is NULL, and header_count %d", n, v.header_count))
-	}
-	if v.header_count > C.ZUE_MAX_BYTES/2 { // each takes two bytes at least
-		return explain(C.ZUE_ETOOLARGE, fmt.Sprintf("record %d: %d headers", n, v.header_count))
+	if v.header_count == 0 {
+		return C.ZUE_OK
 	}
 	begin := len(r.headers)
-	var total C.size_t
 	for i, h := range unsafe.Slice(v.headers, int(v.header_count)) {
 		if h.name == nil && h.name_size != 0 || h.value == nil && h.value_size != 0 {
 			return explain(C.ZUE_EINVAL, fmt.Sprintf("record %d, header %d: a NULL name or value, and its size is not 0", n, i))
 		}
-		if h.name_size > C.ZUE_MAX_BYTES || h.value_size > C.ZUE_MAX_BYTES || total > C.ZUE_MAX_BYTES {
+		if h.name_size > C.ZUE_MAX_BYTES || h.value_size > C.ZUE_MAX_BYTES {
 			return explain(C.ZUE_ETOOLARGE, fmt.Sprintf("record %d, header %d: too large", n, i))
 		}
-		total += h.name_size + h.value_size
+		if r.size += uint64(h.name_size + h.value_size); r.size > C.ZUE_MAX_BYTES {
+			return r.refuseSize(n)
+		}
 		r.headers = append(r.headers, storage.RecordHeader{Key: view(h.name, h.name_size), Value: view(h.value, h.value_size)})
 	}
-	// Should the list move to grow, this part of it stays where it is.
 	r.list[n].Headers = r.headers[begin:len(r.headers):len(r.headers)]
 	return C.ZUE_OK
 }
@@ -158,7 +191,7 @@ type pending struct {
 	storage.Pending
 }
 
-var pendings = newTable[pending](3)
+var pendings = newTable[pending](3, maxHandles)
 
 //export zueGoAppendAsync
 func zueGoAppendAsync(handle C.zue_log, first *C.zue_record, count C.size_t, out *C.zue_pending) C.int {

@@ -39,6 +39,15 @@ var codes = []struct {
 	{storage.ErrReadOnly, C.ZUE_EREADONLY},
 	{storage.ErrVersion, C.ZUE_EVERSION},
 	{vfs.ErrLocked, C.ZUE_ELOCKED},
+}
+
+// openCodes is the same for what only zue_open tells from other errors of the operating
+// system: there it is the program's directory that is at fault, later someone who has
+// changed it.
+var openCodes = []struct {
+	err  error
+	code C.int
+}{
 	{syscall.ENOMEM, C.ZUE_ENOMEM},
 	{fs.ErrNotExist, C.ZUE_ENOENT},
 	{fs.ErrPermission, C.ZUE_EACCES},
@@ -50,6 +59,17 @@ func fail(err error) C.int {
 		return C.ZUE_OK
 	}
 	return explain(codeOf(err), err.Error())
+}
+
+// failOpen is fail for zue_open.
+func failOpen(err error) C.int {
+	code := codeOf(err)
+	for i := range openCodes {
+		if code == C.ZUE_EIO && errors.Is(err, openCodes[i].err) {
+			code = openCodes[i].code
+		}
+	}
+	return explain(code, err.Error())
 }
 
 func codeOf(err error) C.int {

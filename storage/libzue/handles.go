@@ -16,13 +16,16 @@ const (
 	maxGeneration  = 1<<generationBits - 1
 
 	chunkSize = 1 << 8
-	maxChunks = 1 << 12 // 2^20 handles of a kind
+	maxChunks = 1 << 12
+
+	maxHandles = chunkSize * maxChunks // of a kind, 2^20
 )
 
 // table finds what the handles of one kind stand for. It may be used concurrently;
 // looking up takes no lock.
 type table[T any] struct {
 	kind   uint64
+	limit  uint32 // how many slots there may be
 	chunks [maxChunks]atomic.Pointer[chunk[T]]
 
 	mu   sync.Mutex
@@ -44,12 +47,14 @@ type entry[T any] struct {
 	value  T
 }
 
-func newTable[T any](kind uint64) *table[T] { return &table[T]{kind: kind} }
+func newTable[T any](kind uint64, limit uint32) *table[T] {
+	return &table[T]{kind: kind, limit: limit}
+}
 
 // slot returns the slot that a handle names, nil if it cannot be one of the table's.
 func (t *table[T]) slot(handle uint64) *slot[T] {
 	n := handle & (1<<slotBits - 1)
-	if n >= chunkSize*maxChunks || handle>>(slotBits+generationBits) != t.kind {
+	if n >= maxHandles || handle>>(slotBits+generationBits) != t.kind {
 		return nil
 	}
 	c := t.chunks[n/chunkSize].Load()
@@ -76,7 +81,7 @@ func (t *table[T]) put(value T) (handle uint64, ok bool) {
 	n := t.used
 	if last := len(t.free) - 1; last >= 0 {
 		n, t.free = t.free[last], t.free[:last]
-	} else if t.used == chunkSize*maxChunks {
+	} else if t.used == t.limit {
 		return 0, false
 	} else {
 		t.used++

@@ -10,7 +10,7 @@ import (
 )
 
 func TestHandlesAreNotGivenOutTwice(t *testing.T) {
-	table := newTable[int](5)
+	table := newTable[int](5, maxHandles)
 	seen := map[uint64]bool{0: true}
 	for n := range 1000 {
 		h, ok := table.put(n)
@@ -39,7 +39,7 @@ func TestHandlesAreNotGivenOutTwice(t *testing.T) {
 }
 
 func TestNoOtherNumberIsAHandle(t *testing.T) {
-	table, other := newTable[int](1), newTable[int](2)
+	table, other := newTable[int](1, maxHandles), newTable[int](2, maxHandles)
 	h, _ := table.put(1)
 	_, ok := other.get(h)
 	require.False(t, ok)
@@ -56,7 +56,7 @@ func TestNoOtherNumberIsAHandle(t *testing.T) {
 }
 
 func TestHandlesHaveALimit(t *testing.T) {
-	table := newTable[struct{}](1)
+	table := newTable[struct{}](1, maxHandles)
 	var h uint64
 	for range chunkSize * maxChunks {
 		var ok bool
@@ -72,7 +72,7 @@ func TestHandlesHaveALimit(t *testing.T) {
 
 // A slot whose generations are used up is not used again.
 func TestGenerationsDoNotWrap(t *testing.T) {
-	table := newTable[int](1)
+	table := newTable[int](1, maxHandles)
 	first, _ := table.put(1)
 	table.take(first)
 	table.slot(first).generation = maxGeneration - 1
@@ -84,7 +84,7 @@ func TestGenerationsDoNotWrap(t *testing.T) {
 }
 
 func TestHandlesConcurrently(t *testing.T) {
-	table := newTable[int](1)
+	table := newTable[int](1, maxHandles)
 	var all sync.WaitGroup
 	for worker := range 8 {
 		all.Go(func() {
@@ -104,4 +104,17 @@ func TestHandlesConcurrently(t *testing.T) {
 	}
 	all.Wait()
 	require.LessOrEqual(t, table.used, uint32(8))
+}
+
+func TestATableHasALimit(t *testing.T) {
+	table := newTable[int](1, 2)
+	first, ok := table.put(0)
+	require.True(t, ok)
+	_, ok = table.put(1)
+	require.True(t, ok)
+	_, ok = table.put(2)
+	require.False(t, ok)
+	table.take(first)
+	_, ok = table.put(3)
+	require.True(t, ok)
 }

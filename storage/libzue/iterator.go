@@ -37,7 +37,10 @@ type iterator struct {
 	size   uintptr
 }
 
-var iterators = newTable[*iterator](2)
+// maxIterators is lower than what other handles have: each may take memory for records.
+const maxIterators = 1 << 16
+
+var iterators = newTable[*iterator](2, maxIterators)
 
 //export zueGoIterOpen
 func zueGoIterOpen(handle C.zue_log, from C.zue_u64, out *C.zue_iter) C.int {
@@ -114,7 +117,7 @@ func zueGoIterNext(handle C.zue_iter, out *C.zue_record, capacity C.size_t, coun
 	defer i.mu.Unlock()
 	// No more records than bytes are copied in one call, or nearly so: most records
 	// have some. So a capacity that is too large for a slice is none.
-	views := unsafe.Slice(out, int(min(capacity, iteratorBytes)))
+	views := unsafe.Slice((*C.zue_internal_record)(unsafe.Pointer(out)), int(min(capacity, iteratorBytes)))
 	n, code := i.next(views)
 	*count = C.size_t(n)
 	return code
@@ -122,7 +125,7 @@ func zueGoIterNext(handle C.zue_iter, out *C.zue_record, capacity C.size_t, coun
 
 // next gives out records, as many as there are, views has room for, and memory holds. It
 // returns how many, and a code if it is none.
-func (i *iterator) next(views []C.zue_record) (int, C.int) {
+func (i *iterator) next(views []C.zue_internal_record) (int, C.int) {
 	for {
 		n, fault := i.copyOut(views)
 		switch {
@@ -145,7 +148,7 @@ func (i *iterator) next(views []C.zue_record) (int, C.int) {
 
 // copyOut copies records to memory, and says how many. A record that does not fit, or
 // that cannot be read, which is a fault, stays held.
-func (i *iterator) copyOut(views []C.zue_record) (n int, fault bool) {
+func (i *iterator) copyOut(views []C.zue_internal_record) (n int, fault bool) {
 	defer catchFault(&fault, debug.SetPanicOnFault(true))
 	used := uintptr(0)
 	for n < len(views) {
@@ -169,7 +172,7 @@ func (i *iterator) copyOut(views []C.zue_record) (n int, fault bool) {
 // grow makes memory at least size bytes large. What is in it is lost.
 func (i *iterator) grow(size uintptr) bool {
 	size = max(size, iteratorBytes)
-	p := C.malloc(C.size_t(size))
+	p := C.zue_internal_alloc(C.size_t(size))
 	if p == nil {
 		return false
 	}

@@ -14,13 +14,14 @@ import (
 )
 
 const (
-	headerSize = unsafe.Sizeof(C.zue_header{})
+	headerSize = unsafe.Sizeof(C.zue_internal_header{})
 	// headerSlack is how much of a buffer may be lost to align the headers in it.
-	headerSlack = uintptr(unsafe.Alignof(C.zue_header{}) - 1)
+	headerSlack = uintptr(unsafe.Alignof(C.zue_internal_header{}) - 1)
 )
 
 //export zueGoRead
-func zueGoRead(handle C.zue_log, offset C.zue_u64, buffer unsafe.Pointer, capacity C.size_t, out *C.zue_record, needed *C.size_t) C.int {
+func zueGoRead(handle C.zue_log, offset C.zue_u64, buffer unsafe.Pointer, capacity C.size_t, record *C.zue_record, needed *C.size_t) C.int {
+	out := (*C.zue_internal_record)(unsafe.Pointer(record))
 	l := lookUpLog(handle)
 	if l == nil {
 		return refuse(C.ZUE_EBADF)
@@ -44,7 +45,7 @@ func zueGoRead(handle C.zue_log, offset C.zue_u64, buffer unsafe.Pointer, capaci
 }
 
 // packOne is pack with the fault caught.
-func packOne(rec *storage.Record, buffer unsafe.Pointer, out *C.zue_record) (fault bool) {
+func packOne(rec *storage.Record, buffer unsafe.Pointer, out *C.zue_internal_record) (fault bool) {
 	defer catchFault(&fault, debug.SetPanicOnFault(true))
 	pack(rec, buffer, out)
 	return false
@@ -71,51 +72,59 @@ func headersSize(headers []storage.RecordHeader) uintptr {
 // pack copies rec to buffer, which is large enough, and makes *out a view of it. Its
 // caller catches faults: bytes of a mapped file that cannot be read would end the process.
 // *out is not written to then.
-func pack(rec *storage.Record, buffer unsafe.Pointer, out *C.zue_record) {
-	var headers *C.zue_header
-	at := buffer
+func pack(rec *storage.Record, buffer unsafe.Pointer, out *C.zue_internal_record) {
+	p := packer{memory: buffer}
+	var headers C.uintptr_t
 	if len(rec.Headers) != 0 {
-		headers, at = packHeaders(rec.Headers, at)
+		headers = p.headers(rec.Headers)
 	}
-	key, at := put(rec.Key, at)
-	value, _ := put(rec.Value, at)
+	key, value := p.bytes(rec.Key), p.bytes(rec.Value)
 	describe(rec, out)
 	out.key, out.value, out.headers = key, value, headers
 }
 
 // describe fills in *out but for its pointers, which become null.
-func describe(rec *storage.Record, out *C.zue_record) {
+func describe(rec *storage.Record, out *C.zue_internal_record) {
 	out.offset, out.timestamp = C.zue_u64(rec.Offset), C.zue_i64(rec.Timestamp)
-	out.key, out.key_size = nil, C.size_t(len(rec.Key))
-	out.value, out.value_size = nil, C.size_t(len(rec.Value))
-	out.headers, out.header_count = nil, C.size_t(len(rec.Headers))
+	out.key, out.key_size = 0, C.size_t(len(rec.Key))
+	out.value, out.value_size = 0, C.size_t(len(rec.Value))
+	out.headers, out.header_count = 0, C.size_t(len(rec.Headers))
 }
 
-// packHeaders copies headers, at least one, to at: first the array of them, then their
-// bytes. It returns where the array is and what follows.
-func packHeaders(list []storage.RecordHeader, at unsafe.Pointer) (*C.zue_header, unsafe.Pointer) {
-	at = unsafe.Add(at, -uintptr(at)&headerSlack)
-	headers := unsafe.Slice((*C.zue_header)(at), len(list))
-	at = unsafe.Add(at, uintptr(len(list))*headerSize)
+// packer copies to memory of C's, of which so much is used. A pointer to the end of it,
+// which may be in other memory, is never made.
+type packer struct {
+	memory unsafe.Pointer
+	used   uintptr
+}
+
+// headers copies a list, of at least one: first the array of them, then their bytes. It
+// returns where the array is.
+func (p *packer) headers(list []storage.RecordHeader) C.uintptr_t {
+	p.used += -(uintptr(p.memory) + p.used) & headerSlack
+	at := unsafe.Add(p.memory, p.used)
+	headers := unsafe.Slice((*C.zue_internal_header)(at), len(list))
+	p.used += uintptr(len(list)) * headerSize
 	for i := range headers {
 		h := &headers[i]
 		h.name_size, h.value_size = C.size_t(len(list[i].Key)), C.size_t(len(list[i].Value))
-		h.name, at = put(list[i].Key, at)
-		h.value, at = put(list[i].Value, at)
+		h.name, h.value = p.bytes(list[i].Key), p.bytes(list[i].Value)
 	}
-	return &headers[0], at
+	return C.uintptr_t(uintptr(at))
 }
 
-// put copies b to at, and returns where it is there, null if it is, and what follows.
-func put(b []byte, at unsafe.Pointer) (where, next unsafe.Pointer) {
+// bytes copies b, and returns where it is: null if it is.
+func (p *packer) bytes(b []byte) C.uintptr_t {
 	if len(b) == 0 {
 		if b == nil {
-			return nil, at
+			return 0
 		}
-		return unsafe.Pointer(&C.zue_internal_empty), at
+		return C.uintptr_t(uintptr(unsafe.Pointer(&C.zue_internal_empty)))
 	}
+	at := unsafe.Add(p.memory, p.used)
 	copy(unsafe.Slice((*byte)(at), len(b)), b)
-	return at, unsafe.Add(at, len(b))
+	p.used += uintptr(len(b))
+	return C.uintptr_t(uintptr(at))
 }
 
 // catchFault ends the panic of a fault in a mapped file, and sets *fault, a result of the

@@ -21,7 +21,10 @@
  * RESULTS. Each function that can fail returns ZUE_OK, which is 0, or a negative ZUE_E
  * code. zue_strerror has a text for the code, zue_last_error one for the failure.
  * Results are written through pointers, which may be NULL only where that is said. On
- * failure they are not written to, unless it says otherwise.
+ * failure they are not written to, unless it says otherwise. What is in that memory
+ * before does not matter. Every function that reads or writes files can return ZUE_EIO,
+ * also where it is not named, and every one that can fail ZUE_EFORKED. errno is not kept,
+ * and says nothing.
  *
  * HANDLES. A zue_log, zue_iter or zue_pending is a number, never 0. One that was closed,
  * is of another kind or was never given out makes a call fail with ZUE_EBADF; a number
@@ -46,14 +49,19 @@
  *   - One Go runtime to a process: two archives or shared libraries that Go built cannot
  *     be linked into one program. None can be unloaded: dlclose does nothing.
  *   - Fork: the child of a fork may only exec or _exit. Go's threads do not exist in it,
- *     so every function there that can fail returns ZUE_EFORKED at once. (posix_spawn,
- *     system and popen are fine. Files are close-on-exec; until its exec a child holds the
- *     locks of the logs that its parent has open.) A program that makes itself a daemon by
- *     daemon() or fork must exec itself, or load libzue.so by dlopen afterwards.
+ *     so every function there that can fail returns ZUE_EFORKED at once, also after _Fork
+ *     and clone (before Linux 4.14: after fork alone), but not after vfork, whose child
+ *     has its parent's memory. (posix_spawn, system and popen are fine. Files are
+ *     close-on-exec; until its exec a child holds the locks of the logs that its parent
+ *     has open.) A program that makes itself a daemon by daemon() or fork must exec
+ *     itself, or load libzue.so by dlopen afterwards. The library's descriptors are
+ *     always above 2, also where 0, 1 and 2 are closed.
  *   - Signals: it handles SIGSEGV, SIGBUS, SIGFPE, SIGPIPE and SIGURG, no others. If one
  *     of the first three does not come of Go code, it goes to the handler that was there
  *     before, or has its default effect; SIGPIPE the same. A handler for one of them that
  *     is installed later replaces Go's, and must pass on what is not its own.
+ *   - A file that would grow beyond RLIMIT_FSIZE raises SIGXFSZ, as in any program: ignore
+ *     it to get an error instead.
  *   - SIGURG it sends to its threads, and to those in a call, to have them take turns.
  *     GODEBUG=asyncpreemptoff=1 turns that off.
  *   - A handler of yours, for whatever signal, may run on one of Go's threads or on a
@@ -67,7 +75,17 @@
  *   - SIGPROF is left alone: profilers work, with such a handler.
  *   - Threads: one that has called keeps some KiB until it ends. It must not leave a call
  *     but by its return: no longjmp or pthread_exit out of a signal handler, no
- *     asynchronous cancellation. It needs a stack of 64 KiB or more.
+ *     asynchronous cancellation. It needs a stack of 64 KiB or more. Calls are made on the
+ *     thread's own stack: no changing of stacks during a call, as coroutines do, and
+ *     calls from a coroutine's stack are not supported.
+ *   - A thread's first call gives it an alternate signal stack (sigaltstack), unless it has
+ *     one. That must be of 16 KiB or more, and stay until the thread ends: Go's handlers
+ *     run on it.
+ *   - A thread's first call unblocks SIGSEGV, SIGBUS, SIGFPE and SIGURG in it, and no
+ *     others when it has returned; for some microseconds of it most others are, too. So
+ *     have a thread that takes signals by sigwait make a call before they can come. To
+ *     block one of those four later is no good: a file that cannot be read would end the
+ *     process, instead of being ZUE_EFAULT.
  *   - Environment: GOMAXPROCS, GOGC, GOMEMLIMIT, GODEBUG and GOTRACEBACK have the effect
  *     that they have on a Go program, if they are set when it starts.
  *   - Out of memory, in Go's heap, ends the process, as does a defect in the library: it
@@ -118,7 +136,7 @@ enum {
     ZUE_EINVAL = -1001,    /* an argument is not valid */
     ZUE_EBADF = -1002,     /* no such handle: it was closed, or is of another kind */
     ZUE_EBUSY = -1003,     /* another thread is using the iterator */
-    ZUE_ELIMIT = -1004,    /* too many handles are open (2^20 of a kind) */
+    ZUE_ELIMIT = -1004,    /* too many handles are open (2^20 of a kind, 2^16 iterators) */
     ZUE_ENOMEM = -1005,    /* no memory left */
     ZUE_ENOTSUP = -1006,   /* the options ask for what this version does not know */
     ZUE_EFORKED = -1007,   /* called in the child of a fork */
@@ -206,7 +224,9 @@ enum {
 enum {
     ZUE_READ_ONLY = 1, /* change nothing; any number of processes may have a log open so,
                           while none has it open for writing */
-    ZUE_LOG_STDERR = 2 /* write what an operator should know to standard error */
+    ZUE_LOG_STDERR = 2 /* write what an operator should know to standard error. No error
+                          there matters, and no SIGPIPE comes of it; but if that is a pipe
+                          which is full, appends wait until someone reads it */
 };
 
 /*
@@ -218,7 +238,8 @@ enum {
  *
  * has them all. A library takes the options of an older header, which are shorter, and
  * those of a newer one as long as the fields that it does not know are zero; else it
- * returns ZUE_ENOTSUP.
+ * returns ZUE_ENOTSUP, as for flags and values that it does not know. (Structs that carry
+ * their size grow by multiples of 8 bytes.)
  */
 typedef struct zue_options {
     size_t size;              /* sizeof(zue_options) */
@@ -240,8 +261,8 @@ typedef struct zue_options {
  *
  * ZUE_ELOCKED: it is open already. ZUE_ECORRUPT, ZUE_EVERSION: no file was changed.
  * ZUE_EINVAL: dir is NULL, empty or longer than 4096 bytes, or an option out of bounds.
- * ZUE_ENOTSUP, ZUE_ELIMIT, ZUE_ENOENT (with ZUE_READ_ONLY), ZUE_EACCES, ZUE_EFULL,
- * ZUE_EIO.
+ * ZUE_ENOTSUP, ZUE_ELIMIT, ZUE_ENOENT (with ZUE_READ_ONLY, or of a directory above),
+ * ZUE_EACCES, ZUE_ENOMEM, ZUE_EFAULT, ZUE_EFULL, ZUE_EIO.
  */
 int zue_open(const char *dir, const zue_options *options, zue_log *log);
 
@@ -288,9 +309,10 @@ int zue_append_async(zue_log log, const zue_record *records, size_t count,
  * milliseconds; negative: as long as it takes. *first gets the offset of its first
  * record; first may be NULL.
  *
- * ZUE_ETIMEDOUT: it is still under way, and the handle good. After ZUE_EBADF there was
- * no such append, or its outcome has been asked for. All else is what zue_append_batch
- * would have returned, and the handle is gone.
+ * ZUE_ETIMEDOUT: it is still under way, and the handle good. ZUE_EBADF: there was no such
+ * append, its outcome has been asked for, or the log has been closed, which waits for it:
+ * what zue_close returned tells whether it is durable. All else is what zue_append_batch would
+ * have returned, and the handle is gone.
  */
 int zue_wait(zue_pending pending, zue_i64 timeout_ms, zue_u64 *first);
 
@@ -308,7 +330,7 @@ int zue_drop(zue_pending pending);
  *
  * ZUE_ESMALL: *record has all but pointers (those are null), and *needed is set. Call
  * again with a larger buffer. ZUE_EOFFSET: the log does not have it, yet or any more.
- * ZUE_EINVAL, ZUE_EBADF, ZUE_ECORRUPT, ZUE_EFAULT, ZUE_ECLOSED.
+ * ZUE_EINVAL, ZUE_EBADF, ZUE_ECORRUPT, ZUE_EFAULT, ZUE_ECLOSED, ZUE_EIO.
  */
 int zue_read(zue_log log, zue_u64 offset, void *buffer, size_t capacity, zue_record *record,
              size_t *needed);

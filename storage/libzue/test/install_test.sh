@@ -3,7 +3,7 @@
 # that has nothing of this repository but what is installed, with the archive, with the
 # shared library, and as pkg-config has it.
 #
-#     install_test.sh <example.c> <libzue.a> <libzue.so> <zue.h> <zue.pc>
+#     install_test.sh <example.c> <libzue.a> <libzue.so.1> <zue.h> <zue.pc>
 set -euo pipefail
 
 example=$(readlink -f "$1")
@@ -17,7 +17,8 @@ cp "$example" "$work/program.c"
 cd "$work/dist"
 install -D -m 644 zue.h "$prefix/include/zue.h"
 install -D -m 644 libzue.a "$prefix/lib/libzue.a"
-install -D -m 755 libzue.so "$prefix/lib/libzue.so"
+install -D -m 755 libzue.so.1 "$prefix/lib/libzue.so.1"
+ln -sf libzue.so.1 "$prefix/lib/libzue.so"
 install -D -m 644 zue.pc "$prefix/lib/pkgconfig/zue.pc"
 sed -i "s|^prefix=.*|prefix=$prefix|" "$prefix/lib/pkgconfig/zue.pc"
 cd "$work"
@@ -47,7 +48,7 @@ run no-pie
 gcc -o by-shared program.c -I"$prefix/include" -L"$prefix/lib" -Wl,-rpath,"$prefix/lib" -lzue
 run by-shared
 # It must not be the archive that was linked.
-if [[ $(ldd by-archive) == *libzue* || $(ldd by-shared) != *"$prefix/lib/libzue.so"* ]]; then
+if [[ $(ldd by-archive) == *libzue* || $(ldd by-shared) != *"$prefix/lib/libzue.so.1"* ]]; then
     echo "the wrong library was linked" >&2
     exit 1
 fi

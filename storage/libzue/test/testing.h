@@ -66,4 +66,37 @@ static inline zue_options test_options(zue_u32 sync) {
     return o;
 }
 
+/* Says whether every function that can fail says that this is the child of a fork. */
+static inline int test_forked(void) {
+    zue_record r = test_record("k", "v");
+    zue_metrics m;
+    zue_u64 n;
+    size_t size;
+    char buffer[8];
+    int ok = 1;
+    m.size = sizeof m;
+#define FORKED(call) ok = (call) == ZUE_EFORKED && ok
+    FORKED(zue_open("d", NULL, &n));
+    FORKED(zue_close(1));
+    FORKED(zue_append(1, "k", 1, "v", 1, &n));
+    FORKED(zue_append_batch(1, &r, 1, &n));
+    FORKED(zue_append_async(1, &r, 1, &n));
+    FORKED(zue_wait(1, -1, &n));
+    FORKED(zue_drop(1));
+    FORKED(zue_read(1, 0, buffer, sizeof buffer, &r, &size));
+    FORKED(zue_iter_open(1, 0, &n));
+    FORKED(zue_iter_next(1, &r, 1, &size));
+    FORKED(zue_iter_wait(1, -1));
+    FORKED(zue_iter_offset(1, &n));
+    FORKED(zue_iter_close(1));
+    FORKED(zue_range(1, &n, &n));
+    FORKED(zue_offset_for_time(1, 0, &n));
+    FORKED(zue_sync(1));
+    FORKED(zue_truncate_prefix(1, 0));
+    FORKED(zue_verify(1, &n));
+    FORKED(zue_get_metrics(1, &m));
+#undef FORKED
+    return ok && zue_abi_version() == ZUE_ABI_VERSION;
+}
+
 #endif

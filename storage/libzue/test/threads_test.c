@@ -57,6 +57,7 @@ static void *append(void *arg) {
             CALL(ZUE_OK, zue_wait(pending, -1, &offset));
         }
         if (n / batch % 3 != 0) {
+            CHECK(offset >= before);
             for (i = 0; i < batch; i++) read_back(offset + i, marks[i]);
             before = offset + batch;
         }
