@@ -9,7 +9,7 @@ import (
 )
 
 // The server of the benchmarks answers and keeps nothing.
-func benchClient(b *testing.B) *Client {
+func benchClient(b *testing.B) *conn {
 	reply := &wiretest.Action{Reply: wire.AppendResponse{Offset: 1}.AppendTo(nil)}
 	s := wiretest.Start(b, wiretest.Options{Script: func(int, wire.Frame) *wiretest.Action { return reply }})
 	return dial(b, s, Options{})

@@ -3,278 +3,240 @@ package client
 import (
 	"bytes"
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
-	"net"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/zue-log/zue/net/wire"
+	"github.com/zue-log/zue/storage/batch"
 )
 
-// Record is what the log holds at an offset.
-type Record struct {
-	// Offset is the number of the record in the log, from 0.
-	Offset uint64
-	// Key is nil for the null key, which is not the same as an empty key.
-	Key []byte
-	// Value may be empty.
-	Value []byte
-}
+// Record is one record: its offset, its time, a key and a value that may be null, and
+// headers. A nil Key or Value is the null one, which is not the same as an empty one.
+type Record = batch.Record
 
-// Client is one connection to one server. It is safe for concurrent use.
+// Client is a client of the servers of one log. It is safe for concurrent use. It keeps a
+// connection to one of them, which all requests share, and one more for each [Tail] and
+// each [Client.Fetch] that waits. A connection that is lost is made anew, there or at the
+// next address, when it is needed.
 //
-// When the connection is lost, all requests under way and all later ones fail; a
-// new Client is to be dialled. [Client.Close] must be called in any case.
+// [Client.Close] must be called in any case.
 type Client struct {
-	address string
-	conn    net.Conn
-	opts    Options
+	addresses []string
+	opts      Options
+	main      *link
 
-	// turn is held by the one request that is being put into the queue, and by
-	// it alone while it waits for room: others stand in line behind it, so that
-	// small requests cannot starve a large one.
-	turn  chan struct{}
-	space chan struct{} // a signal of capacity 1: there may be room
-	wake  chan struct{} // a signal of capacity 1: there is something to send
-	down  chan struct{} // closed once err is set
+	closed  context.Context // ends with Close
+	endLife context.CancelFunc
 
-	closing sync.Once
-	tasks   sync.WaitGroup // the sender and the receiver
-
-	mu       sync.Mutex
-	err      error // why the connection is of no more use; set once
-	queue    callQueue
-	inFlight int    // bytes of the frames of all calls in the queue
-	out      []byte // frames to be sent
-	queued   uint64 // bytes ever put into out
-	offered  uint64 // bytes ever given to the connection to be sent
-	sent     uint64 // bytes ever taken by the connection
-
-	deadline   time.Time // of receiving; the zero time is none
-	lookedLate bool      // after the connection was lost, see lookOnceMore
-
-	// taken are the calls whose answers are at hand, in order, of which the first
-	// ended have had theirs. Both are the receiver's own.
-	taken []call
-	ended int
+	mu        sync.Mutex
+	conns     []*conn // that may not have ended yet; nil once closed
+	idle      []*link // for requests that may wait
+	producers map[*Producer]struct{}
 }
 
-// Dial connects to the server at address ("host:port"; an IPv6 host stands in
-// brackets). The context bounds the connecting only. The error is an [*OpError],
-// or what [Options.Validate] says.
-func Dial(ctx context.Context, address string, opts Options) (*Client, error) {
+// maxIdle is how many connections are kept for requests that may wait.
+const maxIdle = 4
+
+// Dial connects to one of the servers at addresses ("host:port"; an IPv6 host stands in
+// brackets): the first that can be connected to, each being tried once. The context bounds
+// the connecting only. The error is that of [Options.Validate], or has an [*OpError] for
+// each address.
+func Dial(ctx context.Context, addresses []string, opts Options) (*Client, error) {
 	if err := opts.Validate(); err != nil {
 		return nil, fmt.Errorf("client options: %w", err)
 	}
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "tcp", address)
-	if err != nil {
-		return nil, &OpError{Op: OpDial, Address: address, Err: err}
+	if len(addresses) == 0 {
+		return nil, errors.New("client: no address to connect to")
 	}
-	return newClient(conn, address, opts), nil
-}
-
-func newClient(conn net.Conn, address string, opts Options) *Client {
 	c := &Client{
-		address: address,
-		conn:    conn,
-		opts:    opts.withDefaults(),
-		turn:    make(chan struct{}, 1),
-		space:   make(chan struct{}, 1),
-		wake:    make(chan struct{}, 1),
-		down:    make(chan struct{}),
+		addresses: slices.Clone(addresses), opts: opts.withDefaults(),
+		conns: []*conn{}, producers: map[*Producer]struct{}{},
 	}
-	senderDone := make(chan struct{})
-	c.tasks.Go(func() {
-		defer close(senderDone)
-		c.sendAll()
-	})
-	c.tasks.Go(func() { c.receiveAll(senderDone) })
-	return c
+	c.closed, c.endLife = context.WithCancel(context.Background())
+	c.main = c.newLink()
+	if _, err := c.main.connect(ctx, len(addresses)); err != nil {
+		_ = c.Close() // there is nothing to lose yet
+		return nil, err
+	}
+	return c, nil
 }
 
-// Address returns the server's address as it was given to Dial.
-func (c *Client) Address() string { return c.address }
+// Address returns the address of the server to which the client is connected, or which it
+// will try next.
+func (c *Client) Address() string { return c.main.address() }
 
-// Done returns a channel that is closed when the connection is lost or the client
-// closed: from then on all new requests fail. Those under way may still get their
-// answers, for a moment. [Client.Err] says why.
-func (c *Client) Done() <-chan struct{} { return c.down }
-
-// Err returns nil while the connection is up, and why it is not once
-// [Client.Done] is closed: [ErrClosed] after Close, [ErrStalled], [ErrProtocol] or
-// what happened to the connection. It stays the same from then on.
-func (c *Client) Err() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.err
-}
-
-// Close closes the connection without waiting for answers: requests under way
-// fail with [ErrClosed]. It returns when all of them have, and when no goroutine of
-// the client is left. It must not be called from a function given to
-// [Client.AppendAsync]. Further calls do nothing. The error is always nil.
+// Close closes all connections, producers and tails without waiting for answers: requests
+// under way fail with [ErrClosed]. It returns when no goroutine of the client is left. It
+// must not be called from a function given to [Producer.Send]. Further calls do nothing.
+// The error is always nil.
 func (c *Client) Close() error {
-	c.lose(ErrClosed)
-	c.hangUp()
-	c.tasks.Wait()
-	return nil
-}
-
-// Append appends a record and returns its offset. key and value may be reused when
-// it returns; a nil key is the null key.
-//
-// The context bounds the waiting. When it ends after the request was queued, the
-// request is not taken back, and the error is [ErrMaybeApplied]. All errors are
-// [*OpError]s.
-func (c *Client) Append(ctx context.Context, key, value []byte) (uint64, error) {
-	type result struct {
-		offset uint64
-		err    error
+	c.endLife()
+	c.mu.Lock()
+	conns := c.conns
+	c.conns, c.idle = nil, nil
+	var producers []*Producer
+	for p := range c.producers {
+		producers = append(producers, p)
 	}
-	answer := make(chan result, 1)
-	err := c.AppendAsync(ctx, key, value, func(offset uint64, err error) { answer <- result{offset, err} })
-	if err != nil {
-		return 0, err
+	c.mu.Unlock()
+	for _, cn := range conns {
+		cn.Close()
 	}
-	select {
-	case r := <-answer:
-		return r.offset, r.err
-	case <-ctx.Done():
-	}
-	select {
-	case r := <-answer: // both happened, and this one says more
-		return r.offset, r.err
-	default:
-		return 0, c.appendError(ErrMaybeApplied, ctx.Err())
-	}
-}
-
-// AppendAsync queues a record to be appended, and calls done with its offset or
-// its error when that is known. key and value may be reused when AppendAsync
-// returns; a nil key is the null key.
-//
-// It waits while [Options.MaxInFlight] or [Options.MaxInFlightBytes] are reached;
-// the context bounds that waiting only. When it returns an error, an [*OpError]
-// with [ErrNotApplied], the record was not queued and done is not called.
-// Otherwise done is called exactly once, also when the connection is lost or the
-// client closed.
-//
-// Records queued by one goroutine reach the log in that order, and done is called
-// in that order, from a goroutine of the client that receives nothing meanwhile:
-// done must be quick. It must not call AppendAsync, [Client.Append], [Client.Read]
-// or [Client.Close] of the same client, nor wait for what does: these wait for that
-// goroutine, so done would wait for itself. A panic in done ends the program; with
-// [runtime.Goexit], which t.FailNow calls, done gives the connection up.
-func (c *Client) AppendAsync(ctx context.Context, key, value []byte, done func(offset uint64, err error)) error {
-	if err := wire.CheckRecord(key, value); err != nil {
-		return c.appendError(ErrNotApplied, err)
-	}
-	q := call{
-		want: wire.TypeAppendResponse, appended: done,
-		size: wire.AppendRequest{Key: key, Value: value}.Size(),
-	}
-	if err := c.submit(ctx, q, key, value); err != nil {
-		return c.appendError(ErrNotApplied, err)
+	for _, p := range producers {
+		p.abort()
 	}
 	return nil
 }
 
-// Read reads the record at an offset. The context bounds the waiting. The record's
-// key and value are the caller's. All errors are [*OpError]s; an offset that the
-// log does not have is a *wire.Error.
-func (c *Client) Read(ctx context.Context, offset uint64) (Record, error) {
-	type result struct {
-		record Record
-		err    error
+// adopt has Close close a connection; false if it is too late for that.
+func (c *Client) adopt(cn *conn) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.conns == nil {
+		return false
 	}
-	answer := make(chan result, 1)
-	q := call{
-		want: wire.TypeReadResponse, offset: offset,
-		size: wire.ReadRequest{Offset: offset}.Size(),
-		read: func(record Record, err error) { answer <- result{record, err} },
-	}
-	if err := c.submit(ctx, q, nil, nil); err != nil {
-		return Record{}, c.readError(offset, err)
-	}
-	select {
-	case r := <-answer:
-		return r.record, r.err
-	case <-ctx.Done():
-	}
-	select {
-	case r := <-answer:
-		return r.record, r.err
-	default:
-		return Record{}, c.readError(offset, ctx.Err())
-	}
-}
-
-// submit waits until there is room for a call, encodes its request and queues it.
-// key and value are those of an append. An error says that nothing was queued.
-func (c *Client) submit(ctx context.Context, q call, key, value []byte) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	select {
-	case c.turn <- struct{}{}:
-		defer func() { <-c.turn }()
-	case <-c.down:
-		return c.Err()
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	for !c.hasRoom(q.size) {
+	c.conns = slices.DeleteFunc(c.conns, func(old *conn) bool {
 		select {
-		case <-c.space:
-		case <-c.down:
-			return c.Err()
-		case <-ctx.Done():
-			return ctx.Err()
+		case <-old.gone:
+			return true
+		default:
+			return false
 		}
-	}
+	})
+	c.conns = append(c.conns, cn)
+	return true
+}
+
+// borrow returns a link for a request that may wait, and so would hold up others.
+func (c *Client) borrow() *link {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.err != nil {
-		return c.err
+	if n := len(c.idle); n > 0 {
+		l := c.idle[n-1]
+		c.idle = c.idle[:n-1]
+		return l
 	}
-	if q.read != nil {
-		c.out = wire.ReadRequest{Offset: q.offset}.AppendTo(c.out)
-	} else {
-		out, err := wire.AppendRequest{Key: key, Value: value}.AppendTo(c.out)
+	return c.newLink()
+}
+
+// giveBack ends a loan. A link with an answer due is of no use to others.
+func (c *Client) giveBack(l *link, due bool) {
+	c.mu.Lock()
+	keep := !due && c.conns != nil && len(c.idle) < maxIdle
+	if keep {
+		c.idle = append(c.idle, l)
+	}
+	c.mu.Unlock()
+	if cn := l.current(); !keep && cn != nil {
+		cn.retire()
+	}
+}
+
+// do sends a request on a link, and again if it surely has done nothing and that is worth
+// trying, until the context ends.
+func do[T any](ctx context.Context, l *link, r *request, parse func([]byte) (T, error)) (T, error) {
+	var none T
+	for attempt := 1; ; attempt++ {
+		cn, err := l.get(ctx)
 		if err != nil {
-			return err
+			return none, newOpError(r.op, l.address(), r.offset, ErrNotApplied, err)
 		}
-		c.out = out
+		v, err := roundTrip(ctx, cn, r, parse)
+		if err == nil {
+			return v, nil
+		}
+		if ctx.Err() != nil || !l.client.worthRetrying(err) {
+			return none, err
+		}
+		if soon := l.leave(cn, err); soon && attempt == 1 {
+			continue
+		}
+		if stop := l.client.pause(ctx, attempt); stop != nil {
+			return none, newOpError(r.op, cn.address, r.offset, ErrNotApplied, fmt.Errorf("%w, after: %w", stop, cause(err)))
+		}
 	}
-	c.queued += uint64(q.size)
-	q.end = c.queued
-	c.queue.push(q)
-	c.inFlight += q.size
-	if c.queue.count == 1 {
-		c.expectProgress()
-	}
-	signal(c.wake)
-	return nil
 }
 
-// hasRoom reports whether a frame of this size may be queued. While c.turn is held,
-// true stays true.
-func (c *Client) hasRoom(size int) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.queue.count == 0 {
-		return true
+// cause returns what is behind an error of a request.
+func cause(err error) error {
+	if op := (*OpError)(nil); errors.As(err, &op) {
+		return op.Err
 	}
-	return c.queue.count < c.opts.MaxInFlight && size <= c.opts.MaxInFlightBytes-c.inFlight
+	return err
 }
 
-func (c *Client) appendError(outcome, err error) error {
-	return &OpError{Op: OpAppend, Address: c.address, Outcome: outcome, Err: err}
+// worthRetrying says whether a request that failed may be sent again, and whether there
+// is hope in that. Requests other than appends may always.
+func (c *Client) worthRetrying(err error) bool {
+	if c.opts.NoRetry || c.closed.Err() != nil || errors.Is(err, ErrMaybeApplied) || errors.Is(err, ErrProtocol) {
+		return false
+	}
+	var refusal *wire.Error
+	if errors.As(err, &refusal) {
+		switch refusal.Code {
+		case wire.CodeNotLeader, wire.CodeInsufficientISR, wire.CodeOverloaded:
+			return true
+		}
+		return false
+	}
+	return true // the connection was lost, or given up
 }
 
-func (c *Client) readError(offset uint64, err error) error {
-	return &OpError{Op: OpRead, Address: c.address, Offset: offset, Err: err}
+// Append appends a record and returns its offset. key and value may be reused when it
+// returns; a nil key is the null key. Many appends at a time, from as many goroutines, go
+// over one connection; [Producer] is for a loop of them.
+//
+// An append that surely was not carried out is made again, until the context ends: when
+// its frame was not sent whole, or a server has refused it because it does not lead, has
+// too few replicas in sync, or too many connections. All errors are [*OpError]s. When the
+// context ends after the request was sent, it is not taken back, and the error is
+// [ErrMaybeApplied].
+func (c *Client) Append(ctx context.Context, key, value []byte) (uint64, error) {
+	r, err := appendRequest(key, value)
+	if err != nil {
+		return 0, newOpError(OpAppend, c.Address(), 0, ErrNotApplied, err)
+	}
+	return do(ctx, c.main, r, parseOffset)
+}
+
+func appendRequest(key, value []byte) (*request, error) {
+	if err := wire.CheckRecord(key, value); err != nil {
+		return nil, err
+	}
+	m := wire.AppendRequest{Key: key, Value: value}
+	return &request{op: OpAppend, want: wire.TypeAppendResponse, size: m.Size(), encode: m.AppendTo}, nil
+}
+
+func parseOffset(payload []byte) (uint64, error) {
+	m, err := wire.ParseAppendResponse(payload)
+	return m.Offset, err
+}
+
+// Read reads the record at an offset. The context bounds it, with all attempts. The
+// record's key and value are the caller's; it has no time and no headers, which
+// [Client.Fetch] gives. All errors are [*OpError]s; an offset that the log does not have
+// is a *wire.Error.
+func (c *Client) Read(ctx context.Context, offset uint64) (Record, error) {
+	r := &request{
+		op: OpRead, offset: offset, want: wire.TypeReadResponse, size: smallRequest,
+		encode: infallible(wire.ReadRequest{Offset: offset}),
+	}
+	return do(ctx, c.main, r, func(payload []byte) (Record, error) {
+		m, err := wire.ParseReadResponse(payload)
+		if err != nil {
+			return Record{}, err
+		}
+		return newRecord(offset, m), nil
+	})
+}
+
+// infallible makes the encode function of a message that always fits in a frame.
+func infallible(m interface{ AppendTo([]byte) []byte }) func([]byte) ([]byte, error) {
+	return func(dst []byte) ([]byte, error) { return m.AppendTo(dst), nil }
 }
 
 // newRecord copies a record out of the receiver's buffer, in one allocation.
@@ -288,10 +250,78 @@ func newRecord(offset uint64, m wire.ReadResponse) Record {
 	return r
 }
 
-// signal leaves a signal in a channel of capacity 1, unless one is there already.
-func signal(ch chan struct{}) {
-	select {
-	case ch <- struct{}{}:
-	default:
+// OffsetForTime returns the lowest offset whose record is of a time not before t, to the
+// millisecond, and the end offset if there is none. All errors are [*OpError]s.
+func (c *Client) OffsetForTime(ctx context.Context, t time.Time) (uint64, error) {
+	ms := t.UnixMilli()
+	if time.UnixMilli(ms).Before(t) {
+		ms++
 	}
+	r := &request{
+		op: OpOffsetForTime, want: wire.TypeOffsetForTimeResponse, size: smallRequest,
+		encode: infallible(wire.OffsetForTimeRequest{Timestamp: ms}),
+	}
+	return do(ctx, c.main, r, func(payload []byte) (uint64, error) {
+		m, err := wire.ParseOffsetForTimeResponse(payload)
+		return m.Offset, err
+	})
+}
+
+// Barrier returns an end offset that is not stale: all that was acknowledged, to anyone,
+// before the call lies below it. All errors are [*OpError]s.
+func (c *Client) Barrier(ctx context.Context) (uint64, error) {
+	r := &request{op: OpBarrier, want: wire.TypeBarrierResponse, size: smallRequest, encode: infallible(wire.BarrierRequest{})}
+	return do(ctx, c.main, r, func(payload []byte) (uint64, error) {
+		m, err := wire.ParseBarrierResponse(payload)
+		return m.End, err
+	})
+}
+
+// Status is how a server and its log are. A server may say more: see JSON.
+type Status struct {
+	Role     string  `json:"role"` // such as "standalone"
+	Version  string  `json:"version"`
+	Storage  string  `json:"storage_version"`
+	Protocol int     `json:"protocol_version"`
+	Uptime   float64 `json:"uptime_seconds"`
+	// Sync says when an append is durable, as the server's --sync takes it, and
+	// SyncMeaning in plain words.
+	Sync        string `json:"sync"`
+	SyncMeaning string `json:"sync_meaning"`
+
+	FirstOffset  uint64 `json:"first_offset"`
+	EndOffset    uint64 `json:"end_offset"`
+	LastIndex    uint64 `json:"last_index"`
+	DurableIndex uint64 `json:"durable_index"`
+	Segments     int    `json:"segments"`
+	FileBytes    int64  `json:"file_bytes"`
+	// Failed is why the log takes no appends until the server is started again; empty
+	// if it does.
+	Failed string `json:"failed"`
+
+	Connections    int `json:"connections"`
+	MaxConnections int `json:"max_connections"`
+
+	// Address is the server's, and JSON all that it has said.
+	Address string `json:"-"`
+	JSON    []byte `json:"-"`
+}
+
+// Status asks the server to which the client is connected how it is. All errors are
+// [*OpError]s.
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	r := &request{op: OpStatus, want: wire.TypeStatusResponse, size: smallRequest, encode: infallible(wire.StatusRequest{})}
+	st, err := do(ctx, c.main, r, func(payload []byte) (Status, error) {
+		m, err := wire.ParseStatusResponse(payload)
+		if err != nil {
+			return Status{}, err
+		}
+		st := Status{JSON: bytes.Clone(m.JSON)}
+		if err := json.Unmarshal(m.JSON, &st); err != nil {
+			return Status{}, fmt.Errorf("status: %w", err)
+		}
+		return st, nil
+	})
+	st.Address = c.Address()
+	return st, err
 }

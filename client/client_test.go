@@ -1,353 +1,611 @@
 package client
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"math/rand/v2"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 
 	"github.com/zue-log/zue/client/internal/wiretest"
 	"github.com/zue-log/zue/net/wire"
+	"github.com/zue-log/zue/server"
+	"github.com/zue-log/zue/storage"
+	"github.com/zue-log/zue/storage/batch"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// realServer is a server of a log in a directory, which can be stopped and started.
+type realServer struct {
+	t       testing.TB
+	dir     string
+	address string
+	segment int64 // bytes of a segment; 0: the default
+	log     *storage.Log
+	server  *server.Server
+	served  chan error
+}
 
-func dial(t testing.TB, s *wiretest.Server, opts Options) *Client {
+func startReal(t testing.TB) *realServer {
+	s := &realServer{t: t, dir: t.TempDir(), address: "127.0.0.1:0", segment: 1 << 20}
+	if _, measured := t.(*testing.B); measured {
+		s.segment = 0
+	}
+	s.start()
+	t.Cleanup(s.stop)
+	return s
+}
+
+func (s *realServer) start() {
+	var err error
+	s.log, err = storage.Open(s.dir, storage.Options{Sync: storage.SyncNever(), SegmentBytes: s.segment})
+	require.NoError(s.t, err)
+	s.server, err = server.New(s.log, server.Options{Sync: storage.SyncNever()})
+	require.NoError(s.t, err)
+	l, err := net.Listen("tcp", s.address)
+	require.NoError(s.t, err)
+	s.address = l.Addr().String()
+	s.served = make(chan error, 1)
+	go func() { s.served <- s.server.Serve(l) }()
+}
+
+// stop hangs up on all clients at once. It does nothing when the server is stopped.
+func (s *realServer) stop() {
+	if s.server == nil {
+		return
+	}
+	now, cancel := context.WithCancel(context.Background())
+	cancel()
+	_ = s.server.Shutdown(now) // says that it did not wait
+	require.ErrorIs(s.t, <-s.served, server.ErrStopped)
+	require.NoError(s.t, s.log.Close())
+	s.server = nil
+}
+
+// quick has attempts follow one another fast.
+var quick = Options{Backoff: time.Millisecond, MaxBackoff: 5 * time.Millisecond}
+
+func dialClient(t testing.TB, opts Options, addresses ...string) *Client {
 	t.Helper()
-	c, err := Dial(t.Context(), s.Address(), opts)
+	c, err := Dial(t.Context(), addresses, opts)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, c.Close()) })
 	return c
 }
 
-// requireOutcome asserts that an append's error is of one outcome, and not of the
-// other.
-func requireOutcome(t testing.TB, want, err error) *OpError {
-	t.Helper()
-	require.ErrorIs(t, err, want)
-	for _, outcome := range []error{ErrNotApplied, ErrMaybeApplied} {
-		require.Equal(t, outcome == want, errors.Is(err, outcome), "%v", err)
-	}
-	var op *OpError
-	require.ErrorAs(t, err, &op)
-	require.Equal(t, OpAppend, op.Op)
-	return op
+// nowhere returns an address at which nobody listens.
+func nowhere(t testing.TB) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	require.NoError(t, l.Close())
+	return l.Addr().String()
 }
 
-func TestAppendAndReadKeepKeysAndValues(t *testing.T) {
-	for _, chunk := range []int{0, 1, 7} {
-		s := wiretest.Start(t, wiretest.Options{ReplyChunk: chunk})
-		c := dial(t, s, Options{StallTimeout: time.Minute})
-		require.Equal(t, s.Address(), c.Address())
-		for i, r := range []Record{
-			{Key: []byte("key"), Value: []byte("value")},
-			{Key: nil, Value: []byte("null key")},
-			{Key: []byte{}, Value: []byte("empty key")},
-			{Key: []byte("empty value"), Value: []byte{}},
-			{Key: nil, Value: []byte{}},
-			{Key: bytes.Repeat([]byte("k"), 5000), Value: bytes.Repeat([]byte{0, 0xff}, 3000)},
-		} {
-			r.Offset = uint64(i)
-			offset, err := c.Append(t.Context(), r.Key, r.Value)
-			require.NoError(t, err)
-			require.Equal(t, r.Offset, offset)
-			got, err := c.Read(t.Context(), offset)
-			require.NoError(t, err)
-			require.Equal(t, r, got)
-		}
-	}
+func within(t testing.TB, d time.Duration) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	t.Cleanup(cancel)
+	return ctx
 }
 
-func TestRecordThatFillsAFrame(t *testing.T) {
-	s := wiretest.Start(t, wiretest.Options{})
-	c := dial(t, s, Options{})
-	value := bytes.Repeat([]byte("0123456789abcde"), wire.MaxRecord/15+1)
-	offset, err := c.Append(t.Context(), nil, value[:wire.MaxRecord])
+func TestAllRequests(t *testing.T) {
+	s := startReal(t)
+	c := dialClient(t, Options{}, s.address)
+	ctx := within(t, time.Minute)
+	offset, err := c.Append(ctx, []byte("k"), []byte("v"))
 	require.NoError(t, err)
-	got, err := c.Read(t.Context(), offset)
+	require.Zero(t, offset)
+	rec, err := c.Read(ctx, 0)
 	require.NoError(t, err)
-	require.True(t, bytes.Equal(value[:wire.MaxRecord], got.Value))
+	require.Equal(t, Record{Key: []byte("k"), Value: []byte("v")}, rec)
 
-	_, err = c.Append(t.Context(), []byte("k"), value[:wire.MaxRecord])
+	day := time.UnixMilli(1_700_000_000_000)
+	b, err := EncodeBatch([]Record{
+		{Timestamp: day.UnixMilli() + 1e9, Value: []byte("a")},
+		{Timestamp: day.UnixMilli() + 2e9, Key: []byte{}, Value: nil, Headers: []storage.RecordHeader{{Key: []byte("h"), Value: []byte("x")}}},
+	}, batch.CodecZstd)
+	require.NoError(t, err)
+	receipt, err := c.AppendBatch(ctx, b)
+	require.NoError(t, err)
+	require.Equal(t, Receipt{First: 1, Count: 2, Term: 1}, receipt)
+	_, err = c.AppendBatchAt(ctx, 2, b)
+	op := requireOutcome(t, ErrNotApplied, err)
+	var refusal *wire.Error
+	require.ErrorAs(t, op, &refusal)
+	require.Equal(t, wire.CodeOffsetMismatch, refusal.Code)
+	receipt, err = c.AppendBatchAt(ctx, 3, b)
+	require.NoError(t, err)
+	require.EqualValues(t, 3, receipt.First)
+	_, err = c.AppendBatch(ctx, Batch{Body: make([]byte, wire.MaxBatchBody+1)})
 	requireOutcome(t, ErrNotApplied, err)
-	var size *wire.RecordSizeError
-	require.ErrorAs(t, err, &size)
-	require.Len(t, s.Records(), 1, "refused before it was sent")
 
-	_, err = c.Append(t.Context(), nil, []byte("the connection is as good as before"))
+	end, err := c.Barrier(ctx)
 	require.NoError(t, err)
+	require.EqualValues(t, 5, end)
+	offset, err = c.OffsetForTime(ctx, time.Now().Add(time.Hour))
+	require.NoError(t, err)
+	require.EqualValues(t, 5, offset)
+	offset, err = c.OffsetForTime(ctx, day.Add(-time.Nanosecond))
+	require.NoError(t, err)
+	require.Zero(t, offset)
+	st, err := c.Status(ctx)
+	require.NoError(t, err)
+	require.Equal(t, "standalone", st.Role)
+	require.EqualValues(t, 5, st.EndOffset)
+	require.Equal(t, s.address, st.Address)
+	require.Contains(t, string(st.JSON), `"sync_meaning"`)
+	testFetch(t, c, day)
 }
 
-func TestServerErrorsComeThrough(t *testing.T) {
-	refusals := []*wire.Error{
-		{Code: wire.CodeNotLeader, Message: "node 2 leads"},
-		{Code: wire.CodeReplicationTimeout, Message: "5s"},
-		{Code: wire.Code(0x77)},
+func testFetch(t *testing.T, c *Client, day time.Time) {
+	ctx := within(t, time.Minute)
+	f, err := c.Fetch(ctx, 2, FetchOptions{})
+	require.NoError(t, err)
+	require.EqualValues(t, 5, f.End)
+	require.EqualValues(t, 5, f.Next())
+	var got []Record
+	for rec, err := range f.Records() {
+		require.NoError(t, err)
+		got = append(got, rec)
 	}
+	require.Len(t, got, 3)
+	require.Equal(t, Record{Offset: 2, Timestamp: day.UnixMilli() + 2e9, Key: []byte{}, Headers: []storage.RecordHeader{{Key: []byte("h"), Value: []byte("x")}}}, got[0])
+	for range f.Records() {
+		break
+	}
+	f, err = c.Fetch(ctx, 5, FetchOptions{Wait: time.Millisecond})
+	require.NoError(t, err)
+	require.Empty(t, f.Raw.Bytes)
+	require.EqualValues(t, 5, f.Next())
+	_, err = c.Fetch(ctx, 6, FetchOptions{})
+	require.ErrorContains(t, err, "fetch offset 6 from ")
+	short := within(t, 20*time.Millisecond)
+	_, err = c.Fetch(short, 5, FetchOptions{Wait: time.Minute})
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+}
+
+func TestDialTriesAllAddresses(t *testing.T) {
+	s := wiretest.Start(t, wiretest.Options{})
+	dead := nowhere(t)
+	c := dialClient(t, Options{}, dead, s.Address())
+	require.Equal(t, s.Address(), c.Address())
+	_, err := Dial(t.Context(), []string{dead, nowhere(t)}, Options{})
+	require.ErrorContains(t, err, "connect to "+dead)
+	require.ErrorContains(t, err, "\nconnect to ")
+	_, err = Dial(t.Context(), nil, Options{})
+	require.ErrorContains(t, err, "no address")
+}
+
+// A server is started again: requests that come meanwhile wait for that.
+func TestServerRestarts(t *testing.T) {
+	s := startReal(t)
+	c := dialClient(t, quick, s.address)
+	_, err := c.Append(t.Context(), nil, []byte("before"))
+	require.NoError(t, err)
+	s.stop()
+	_, err = c.Append(within(t, 20*time.Millisecond), nil, []byte("down"))
+	requireOutcome(t, ErrNotApplied, err)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	read := make(chan error)
+	go func() {
+		_, err := c.Read(context.Background(), 0)
+		read <- err
+	}()
+	s.start()
+	require.NoError(t, <-read)
+	offset, err := c.Append(t.Context(), nil, []byte("after"))
+	require.NoError(t, err)
+	require.EqualValues(t, 1, offset)
+}
+
+func TestFollowsTheLeader(t *testing.T) {
+	leader := wiretest.Start(t, wiretest.Options{})
+	var asked atomic.Int32
+	follower := func(message string) *wiretest.Server {
+		return wiretest.Start(t, wiretest.Options{Script: func(n int, f wire.Frame) *wiretest.Action {
+			if f.Type == wire.TypeReadRequest {
+				return nil
+			}
+			asked.Add(1)
+			return wiretest.Refuse(wire.CodeNotLeader, message)
+		}})
+	}
+	for name, addresses := range map[string][]string{
+		"named":         {follower("node 2 at " + leader.Address() + " leads").Address()},
+		"named, listed": {follower("node 2 (" + leader.Address() + ") leads").Address(), leader.Address()},
+		"not named":     {follower("").Address(), follower("no leader yet").Address(), leader.Address()},
+		"named wrongly": {follower("see " + nowhere(t) + ".").Address(), leader.Address()},
+	} {
+		t.Run(name, func(t *testing.T) {
+			asked.Store(0)
+			c := dialClient(t, quick, addresses...)
+			for range 3 {
+				_, err := c.Append(within(t, time.Minute), nil, []byte("v"))
+				require.NoError(t, err)
+			}
+			require.Equal(t, leader.Address(), c.Address())
+			require.LessOrEqual(t, int(asked.Load()), len(addresses))
+		})
+	}
+	require.Len(t, leader.Records(), 12)
+
+	f := follower("node 2 at " + leader.Address() + " leads")
+	c := dialClient(t, Options{NoRetry: true}, f.Address())
+	_, err := c.Append(t.Context(), nil, nil)
+	op := requireOutcome(t, ErrNotApplied, err)
+	require.ErrorIs(t, err, ErrElsewhere)
+	require.Equal(t, leader.Address(), op.Leader)
+}
+
+// Two servers that name each other do not keep a client from its deadline.
+func TestLeadersThatNameEachOther(t *testing.T) {
+	other := make(chan string, 1)
+	var once sync.Once
+	var second string
+	a := wiretest.Start(t, wiretest.Options{Script: func(int, wire.Frame) *wiretest.Action {
+		once.Do(func() { second = <-other })
+		return wiretest.Refuse(wire.CodeNotLeader, second)
+	}})
+	var asked atomic.Int32
+	b := wiretest.Start(t, wiretest.Options{Script: func(int, wire.Frame) *wiretest.Action {
+		asked.Add(1)
+		return wiretest.Refuse(wire.CodeNotLeader, a.Address())
+	}})
+	other <- b.Address()
+	c := dialClient(t, Options{Backoff: 20 * time.Millisecond}, a.Address())
+	_, err := c.Append(within(t, 100*time.Millisecond), nil, nil)
+	requireOutcome(t, ErrNotApplied, err)
+	require.Less(t, int(asked.Load()), 10)
+}
+
+func TestRefusalsThatPass(t *testing.T) {
 	s := wiretest.Start(t, wiretest.Options{Script: func(n int, f wire.Frame) *wiretest.Action {
-		if n < len(refusals) {
-			return wiretest.Refuse(refusals[n].Code, refusals[n].Message)
+		switch n {
+		case 0, 1:
+			return wiretest.Refuse(wire.CodeInsufficientISR, "1 of 2")
+		case 2:
+			return wiretest.Refuse(wire.CodeOverloaded, "too many")
+		case 4:
+			return wiretest.Refuse(wire.CodeLogFull, "")
+		case 5:
+			return wiretest.Refuse(wire.CodeQuorumFailed, "")
 		}
 		return nil
 	}})
-	c := dial(t, s, Options{})
-	for i, outcome := range []error{ErrNotApplied, ErrMaybeApplied, ErrMaybeApplied} {
-		_, err := c.Append(t.Context(), nil, []byte("v"))
-		op := requireOutcome(t, outcome, err)
-		require.Equal(t, s.Address(), op.Address)
-		var refusal *wire.Error
-		require.ErrorAs(t, err, &refusal)
-		require.Equal(t, refusals[i], refusal)
-		require.EqualError(t, err, fmt.Sprintf("append to %s: %v: %v", s.Address(), outcome, refusals[i]))
-	}
-	_, err := c.Read(t.Context(), 9)
-	var refusal *wire.Error
-	require.ErrorAs(t, err, &refusal)
-	require.Equal(t, wire.CodeInvalidOffset, refusal.Code)
-	require.EqualError(t, err, "read offset 9 from "+s.Address()+": invalid_offset: beyond the end")
-	require.NotErrorIs(t, err, ErrNotApplied)
-
-	_, err = c.Append(t.Context(), nil, []byte("an error answers its own request only"))
+	c := dialClient(t, quick, s.Address())
+	_, err := c.Append(within(t, time.Minute), nil, nil)
 	require.NoError(t, err)
-}
-
-func TestPipelinedAppendsAreAnsweredInOrder(t *testing.T) {
-	const records = 20_000
-	s := wiretest.Start(t, wiretest.Options{})
-	c := dial(t, s, Options{StallTimeout: time.Minute, MaxInFlight: 100, MaxInFlightBytes: 3000})
-	var got []uint64
-	var wg sync.WaitGroup
-	value := make([]byte, 0, 20)
-	for i := range records {
-		wg.Add(1)
-		value = fmt.Appendf(value[:0], "value %d", i) // reused at once
-		require.NoError(t, c.AppendAsync(t.Context(), nil, value, func(offset uint64, err error) {
-			defer wg.Done()
-			if err == nil {
-				got = append(got, offset)
-			}
-		}))
-	}
-	wg.Wait()
-	require.Len(t, got, records)
-	for i, r := range s.Records() {
-		require.EqualValues(t, i, got[i])
-		require.Equal(t, fmt.Sprintf("value %d", i), string(r.Value))
-		require.Nil(t, r.Key)
-	}
-}
-
-func TestManyGoroutinesShareAClient(t *testing.T) {
-	s := wiretest.Start(t, wiretest.Options{})
-	c := dial(t, s, Options{StallTimeout: time.Minute, MaxInFlight: 5})
-	var wg sync.WaitGroup
-	for g := range 16 {
-		wg.Go(func() {
-			for i := range 50 {
-				want := fmt.Sprintf("%d/%d", g, i)
-				offset, err := c.Append(t.Context(), []byte(want), nil)
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				r, err := c.Read(t.Context(), offset)
-				if err != nil || string(r.Key) != want || r.Offset != offset {
-					t.Errorf("offset %d is %q, not %q: %v", offset, r.Key, want, err)
-				}
-			}
-		})
-	}
-	wg.Wait()
-	require.Len(t, s.Records(), 16*50)
-}
-
-func TestDialErrorsSayWhere(t *testing.T) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	address := listener.Addr().String()
-	require.NoError(t, listener.Close())
-	_, err = Dial(t.Context(), address, Options{})
-	var op *OpError
-	require.ErrorAs(t, err, &op)
-	require.Equal(t, OpDial, op.Op)
-	require.ErrorContains(t, err, "connect to "+address+": ")
-	require.ErrorContains(t, err, "refused")
-
-	_, err = Dial(t.Context(), address, Options{StallTimeout: -1, MaxInFlight: -1, MaxInFlightBytes: -1})
-	for _, field := range []string{"StallTimeout", "MaxInFlight", "MaxInFlightBytes"} {
-		require.ErrorContains(t, err, field)
-	}
-}
-
-func TestContexts(t *testing.T) {
-	arrived := make(chan struct{}, 10)
-	s := wiretest.Start(t, wiretest.Options{Script: func(n int, f wire.Frame) *wiretest.Action {
-		arrived <- struct{}{}
-		return &wiretest.Action{Ignore: true}
-	}})
-	c := dial(t, s, Options{MaxInFlight: 1})
-
-	canceled, cancel := context.WithCancel(t.Context())
-	cancel()
-	_, err := c.Append(canceled, nil, nil)
+	_, err = c.Append(t.Context(), nil, nil)
 	requireOutcome(t, ErrNotApplied, err)
-	require.ErrorIs(t, err, context.Canceled)
-	_, err = c.Read(canceled, 5)
-	require.ErrorIs(t, err, context.Canceled)
-
-	ctx, cancel := context.WithCancel(t.Context())
-	failed := make(chan error)
-	go func() {
-		_, err := c.Append(ctx, nil, nil)
-		failed <- err
-	}()
-	<-arrived
-	// The window is full now, so this one is never sent.
-	short, stop := context.WithTimeout(t.Context(), 10*time.Millisecond)
-	defer stop()
-	_, err = c.Append(short, nil, nil)
-	requireOutcome(t, ErrNotApplied, err)
-	require.ErrorIs(t, err, context.DeadlineExceeded)
-	// And this one stands in line behind one that waits for room.
-	waiting := make(chan error)
-	go func() {
-		_, err := c.Append(ctx, nil, nil)
-		waiting <- err
-	}()
-	short2, stop2 := context.WithTimeout(t.Context(), 10*time.Millisecond)
-	defer stop2()
-	_, err = c.Read(short2, 0)
-	require.ErrorIs(t, err, context.DeadlineExceeded)
-
-	cancel()
-	err = <-failed
+	_, err = c.Append(t.Context(), nil, nil)
 	requireOutcome(t, ErrMaybeApplied, err)
-	require.ErrorIs(t, err, context.Canceled)
-	requireOutcome(t, ErrNotApplied, <-waiting)
+	require.Len(t, s.Records(), 1)
 }
 
-func TestServerHangsUpMidway(t *testing.T) {
+// What may have been appended is not appended again; what is read, is read again.
+func TestLostAnswers(t *testing.T) {
+	var hang atomic.Bool
 	s := wiretest.Start(t, wiretest.Options{Script: func(n int, f wire.Frame) *wiretest.Action {
-		if n == 3 {
+		if hang.Swap(false) {
 			return &wiretest.Action{ApplyAndHang: true}
 		}
 		return nil
 	}})
-	c := dial(t, s, Options{})
-	var errs [10]error
-	var wg sync.WaitGroup
-	for i := range errs {
-		wg.Add(1)
-		err := c.AppendAsync(t.Context(), nil, []byte("v"), func(_ uint64, err error) {
-			defer wg.Done()
-			errs[i] = err
-		})
-		if err != nil { // the connection may be gone already
-			errs[i] = err
-			wg.Done()
-		}
-	}
-	wg.Wait()
-	for i, err := range errs {
-		switch {
-		case i < 3:
-			require.NoError(t, err)
-		case i == 3:
-			requireOutcome(t, ErrMaybeApplied, err)
-		default:
-			require.Error(t, err)
-		}
-	}
-	require.Len(t, s.Records(), 4)
-	_, err := c.Append(t.Context(), nil, nil)
-	requireOutcome(t, ErrNotApplied, err)
-	require.ErrorContains(t, err, s.Address())
-}
-
-func TestStalledServerIsGivenUp(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, _ := piped(t, wiretest.Options{Script: func(n int, f wire.Frame) *wiretest.Action {
-			return &wiretest.Action{Ignore: n == 1, Reply: wire.AppendResponse{}.AppendTo(nil)}
-		}}, Options{StallTimeout: time.Second}, nil)
-		_, err := c.Append(t.Context(), nil, nil)
-		require.NoError(t, err)
-		_, err = c.Append(t.Context(), nil, nil)
-		requireOutcome(t, ErrMaybeApplied, err)
-		require.ErrorIs(t, err, ErrStalled)
-		_, err = c.Append(t.Context(), nil, nil)
-		requireOutcome(t, ErrNotApplied, err)
-		require.ErrorIs(t, err, ErrStalled)
-	})
-}
-
-func TestIdleClientDoesNotStall(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		near, far := net.Pipe()
-		c := newClient(near, "pipe", Options{StallTimeout: time.Second})
-		select {
-		case <-c.down:
-			t.Fatal("lost while nothing was due")
-		case <-time.After(time.Hour):
-		}
-		require.NoError(t, c.Close())
-		require.NoError(t, far.Close())
-	})
-}
-
-func TestCloseFailsWhatIsUnderWay(t *testing.T) {
-	arrived := make(chan struct{}, 1)
-	s := wiretest.Start(t, wiretest.Options{Script: func(n int, f wire.Frame) *wiretest.Action {
-		arrived <- struct{}{}
-		return &wiretest.Action{Ignore: true}
-	}})
-	c, err := Dial(t.Context(), s.Address(), Options{})
+	c := dialClient(t, quick, s.Address())
+	b, err := EncodeBatch([]Record{{Value: []byte("v")}}, batch.CodecNone)
 	require.NoError(t, err)
-	failed := make(chan error, 1)
-	require.NoError(t, c.AppendAsync(t.Context(), nil, nil, func(_ uint64, err error) { failed <- err }))
-	<-arrived
+	for i, call := range []func() error{
+		func() error { _, err := c.Append(t.Context(), nil, []byte("v")); return err },
+		func() error { _, err := c.AppendBatch(t.Context(), b); return err },
+		func() error { _, err := c.AppendBatchAt(t.Context(), 2, b); return err },
+	} {
+		hang.Store(true)
+		requireOutcome(t, ErrMaybeApplied, call())
+		require.Len(t, s.Records(), i+1)
+	}
+	hang.Store(true)
+	_, err = c.Read(t.Context(), 2)
+	require.NoError(t, err)
+	require.False(t, hang.Load())
+}
+
+// cutConn breaks after so many bytes in a direction; it takes the part before them.
+type cutConn struct {
+	net.Conn
+	mu         sync.Mutex
+	reads, out int
+}
+
+var errCut = errors.New("cut")
+
+func (c *cutConn) spend(left *int, want int) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := min(*left, want)
+	*left -= n
+	return n
+}
+
+func (c *cutConn) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b[:c.spend(&c.out, len(b))])
+	if err == nil && n < len(b) {
+		_ = c.Conn.Close()
+		err = errCut
+	}
+	return n, err
+}
+
+func (c *cutConn) Read(b []byte) (int, error) {
+	most := c.spend(&c.reads, len(b))
+	if most == 0 {
+		_ = c.Conn.Close()
+		return 0, errCut
+	}
+	n, err := c.Conn.Read(b[:most])
+	c.mu.Lock()
+	c.reads += most - n
+	c.mu.Unlock()
+	return n, err
+}
+
+// cutter makes a Dial function whose n-th connection breaks as limits says.
+func cutter(limits func(n int) (reads, writes int)) func(context.Context, string) (net.Conn, error) {
+	var n atomic.Int64
+	return func(ctx context.Context, address string) (net.Conn, error) {
+		var d net.Dialer
+		nc, err := d.DialContext(ctx, "tcp", address)
+		if err != nil {
+			return nil, err
+		}
+		c := &cutConn{Conn: nc}
+		c.reads, c.out = limits(int(n.Add(1)) - 1)
+		return c, nil
+	}
+}
+
+const endless = 1 << 40
+
+// A frame that was not sent whole is sent again.
+func TestCutWithinARequest(t *testing.T) {
+	s := wiretest.Start(t, wiretest.Options{})
+	opts := quick
+	opts.Dial = cutter(func(n int) (int, int) {
+		if n < 10 {
+			return endless, n * 10
+		}
+		return endless, endless
+	})
+	c := dialClient(t, opts, s.Address())
+	offset, err := c.Append(within(t, time.Minute), nil, make([]byte, 1000))
+	require.NoError(t, err)
+	require.Zero(t, offset)
+	require.Len(t, s.Records(), 1)
+}
+
+func TestCutWithinAnAnswer(t *testing.T) {
+	s := startReal(t)
+	opts := quick
+	opts.Dial = cutter(func(n int) (int, int) { return 40 + 200*n, endless })
+	c := dialClient(t, opts, s.address)
+	_, err := c.Append(t.Context(), nil, make([]byte, 1000))
+	require.NoError(t, err)
+	rec, err := c.Read(within(t, time.Minute), 0)
+	require.NoError(t, err)
+	require.Len(t, rec.Value, 1000)
+	c2 := dialClient(t, opts, s.address)
+	f, err := c2.Fetch(within(t, time.Minute), 0, FetchOptions{Wait: time.Second})
+	require.NoError(t, err)
+	require.EqualValues(t, 1, f.Next())
+}
+
+// A server that does not answer is given up for another.
+func TestStalledServerIsLeft(t *testing.T) {
+	s := wiretest.Start(t, wiretest.Options{Script: func(int, wire.Frame) *wiretest.Action { return &wiretest.Action{Ignore: true} }})
+	good := wiretest.Start(t, wiretest.Options{})
+	good.Append(nil, []byte("v"))
+	c := dialClient(t, Options{StallTimeout: 20 * time.Millisecond, Backoff: time.Millisecond}, s.Address(), good.Address())
+	rec, err := c.Read(within(t, time.Minute), 0)
+	require.NoError(t, err)
+	require.Equal(t, "v", string(rec.Value))
+}
+
+func TestNoRetry(t *testing.T) {
+	s := wiretest.Start(t, wiretest.Options{Script: func(n int, f wire.Frame) *wiretest.Action {
+		if n == 0 {
+			return &wiretest.Action{Hang: true}
+		}
+		return nil
+	}})
+	c := dialClient(t, Options{NoRetry: true}, s.Address())
+	_, err := c.Read(t.Context(), 0)
+	require.Error(t, err)
+	_, err = c.Append(t.Context(), nil, nil)
+	require.NoError(t, err, "it has connected anew")
+	s.Close()
+	_, err = c.Append(within(t, time.Minute), nil, nil)
+	require.Error(t, err)
+}
+
+func TestCloseEndsAllThatWaits(t *testing.T) {
+	s := startReal(t)
+	c, err := Dial(t.Context(), []string{s.address}, Options{})
+	require.NoError(t, err)
+	tail := c.Tail(0, TailOptions{})
+	p, err := c.Producer(ProducerOptions{Linger: time.Hour})
+	require.NoError(t, err)
+	errs := make(chan error, 10)
+	require.NoError(t, p.Send(t.Context(), Record{}, func(_ uint64, err error) { errs <- err }))
+	var waiting sync.WaitGroup
+	waiting.Go(func() {
+		require.False(t, tail.Next(t.Context()))
+		require.ErrorIs(t, tail.Err(), ErrClosed)
+	})
+	waiting.Go(func() {
+		_, err := c.Fetch(t.Context(), 0, FetchOptions{Wait: time.Minute})
+		require.ErrorIs(t, err, ErrClosed)
+	})
+	require.Eventually(t, func() bool { // both wait
+		st, err := c.Status(t.Context())
+		return err == nil && st.Connections == 3
+	}, time.Minute, time.Millisecond)
 	require.NoError(t, c.Close())
-	require.Len(t, failed, 1, "Close has waited")
-	err = <-failed
-	requireOutcome(t, ErrMaybeApplied, err)
+	waiting.Wait()
+	err = <-errs
+	requireOutcome(t, ErrNotApplied, err)
 	require.ErrorIs(t, err, ErrClosed)
 	_, err = c.Append(t.Context(), nil, nil)
 	requireOutcome(t, ErrNotApplied, err)
 	require.ErrorIs(t, err, ErrClosed)
-	_, err = c.Read(t.Context(), 0)
-	require.ErrorIs(t, err, ErrClosed)
+	requireOutcome(t, ErrNotApplied, p.Send(t.Context(), Record{}, nil))
+	require.NoError(t, p.Close())
+	require.NoError(t, tail.Close())
 	require.NoError(t, c.Close())
+	_, err = c.Producer(ProducerOptions{})
+	require.ErrorIs(t, err, ErrClosed)
 }
 
-func TestAnswersThatMakeNoSenseEndTheConnection(t *testing.T) {
-	unknown := []byte{1, 0, 0, 0, 0x42}
-	for name, reply := range map[string][]byte{
-		"wrong type":          wire.ReadRequest{}.AppendTo(nil),
-		"unknown type":        unknown,
-		"short payload":       {2, 0, 0, 0, byte(wire.TypeAppendResponse), 1},
-		"malformed error":     {1, 0, 0, 0, byte(wire.TypeError)},
-		"frame of length 0":   {0, 0, 0, 0},
-		"frame beyond limits": []byte("HTTP/1.1 400 Bad Request\r\n\r\n"),
-	} {
-		t.Run(name, func(t *testing.T) {
-			s := wiretest.Start(t, wiretest.Options{Script: func(n int, f wire.Frame) *wiretest.Action {
-				return &wiretest.Action{Reply: reply}
-			}})
-			c := dial(t, s, Options{})
-			_, err := c.Append(t.Context(), nil, nil)
-			requireOutcome(t, ErrMaybeApplied, err)
-			require.ErrorIs(t, err, ErrProtocol)
-			<-c.down
-			_, err = c.Append(t.Context(), nil, nil)
-			requireOutcome(t, ErrNotApplied, err)
-			require.ErrorIs(t, err, ErrProtocol)
+// Close ends the waiting for a server that is down, too.
+func TestCloseWhileConnecting(t *testing.T) {
+	s := wiretest.Start(t, wiretest.Options{})
+	c, err := Dial(t.Context(), []string{s.Address()}, Options{})
+	require.NoError(t, err)
+	s.Close()
+	failed := make(chan error)
+	for range 3 {
+		go func() {
+			_, err := c.Read(context.Background(), 0)
+			failed <- err
+		}()
+	}
+	require.NoError(t, c.Close())
+	for range 3 {
+		require.ErrorIs(t, <-failed, ErrClosed)
+	}
+}
+
+func TestPausesGrow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var dials []time.Time
+		opts := Options{Backoff: 100 * time.Millisecond, MaxBackoff: time.Second, Dial: func(context.Context, string) (net.Conn, error) {
+			dials = append(dials, time.Now())
+			if len(dials) == 1 {
+				near, far := net.Pipe()
+				_ = far.Close()
+				return near, nil
+			}
+			return nil, io.ErrUnexpectedEOF
+		}}
+		c, err := Dial(t.Context(), []string{"a:1", "b:1"}, opts)
+		require.NoError(t, err)
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		_, err = c.Read(ctx, 0)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.NoError(t, c.Close())
+		require.Greater(t, len(dials), 2*60)
+		require.Less(t, len(dials), 2*130)
+		for i, d := 3, 100*time.Millisecond; i < len(dials)-1; i, d = i+2, min(2*d, time.Second) {
+			pause := dials[i].Sub(dials[i-1])
+			require.LessOrEqual(t, pause, d)
+			require.GreaterOrEqual(t, pause, d/2)
+			require.Equal(t, dials[i], dials[i+1], "the next address need not wait")
+		}
+	})
+}
+
+// Appends under a storm of cuts: what is acknowledged is there once, what is said not to
+// be, is not, and what may be, is there once at most.
+func TestNothingIsLostOrDoubled(t *testing.T) {
+	s := startReal(t)
+	opts := quick
+	var mu sync.Mutex
+	rng := rand.New(rand.NewPCG(7, 7))
+	opts.Dial = cutter(func(int) (int, int) {
+		mu.Lock()
+		defer mu.Unlock()
+		return 1 + rng.IntN(3000), 1 + rng.IntN(6000)
+	})
+	c := dialClient(t, opts, s.address)
+	const workers, each = 8, 200
+	outcomes := make([]map[string]uint64, workers)
+	unknown := make([]map[string]bool, workers)
+	var wg sync.WaitGroup
+	for w := range workers {
+		outcomes[w], unknown[w] = map[string]uint64{}, map[string]bool{}
+		wg.Go(func() {
+			for i := range each {
+				value := fmt.Sprintf("%d/%d", w, i)
+				offset, err := c.Append(context.Background(), nil, []byte(value))
+				switch {
+				case err == nil:
+					outcomes[w][value] = offset
+				case errors.Is(err, ErrMaybeApplied):
+					unknown[w][value] = true
+				default:
+					t.Errorf("%s: %v: it may wait for ever, and does not", value, err)
+				}
+			}
 		})
+	}
+	wg.Wait()
+	checkLog(t, s, outcomes, unknown, workers*each)
+}
+
+// checkLog compares the log with what was acknowledged, and what may be in it.
+func checkLog(t *testing.T, s *realServer, acked []map[string]uint64, unknown []map[string]bool, sent int) {
+	t.Helper()
+	found := map[string]uint64{}
+	c := dialClient(t, Options{}, s.address)
+	end, err := c.Barrier(t.Context())
+	require.NoError(t, err)
+	tail := c.Tail(0, TailOptions{})
+	defer tail.Close()
+	for uint64(len(found)) < end && tail.Next(t.Context()) {
+		rec := tail.Record()
+		if _, ok := found[string(rec.Value)]; ok {
+			t.Fatalf("doubled: %s", rec.Value)
+		}
+		found[string(rec.Value)] = rec.Offset
+	}
+	require.NoError(t, tail.Err())
+	total, maybe := 0, 0
+	for w := range acked {
+		for value, offset := range acked[w] {
+			total++
+			if at, ok := found[value]; !ok || at != offset {
+				t.Fatalf("lost: %s at offset %d: %v %d", value, offset, ok, at)
+			}
+			delete(found, value)
+		}
+		for value := range unknown[w] {
+			maybe++
+			delete(found, value)
+		}
+	}
+	require.Empty(t, found, "in the log, and said not to be")
+	require.Equal(t, sent, total+maybe)
+	require.Positive(t, total)
+	t.Logf("%d acknowledged, %d unknown", total, maybe)
+}
+
+func TestAddressIn(t *testing.T) {
+	for text, want := range map[string]string{
+		"node 2 at 10.0.0.2:9002 leads":   "10.0.0.2:9002",
+		"leader: (db-1.example.org:9001)": "db-1.example.org:9001",
+		"[::1]:9001 leads":                "[::1]:9001",
+		"at 12:30:45 nobody led":          "",
+		"note: none":                      "",
+		":9001":                           "",
+		"host:0 host:70000 host:http":     "",
+		"":                                "",
+	} {
+		require.Equal(t, want, addressIn(text), text)
 	}
 }

@@ -5,25 +5,24 @@ import (
 	"errors"
 	"fmt"
 	"log"
-	"sync"
+	"time"
 
 	"github.com/zue-log/zue/client"
 	"github.com/zue-log/zue/net/wire"
+	"github.com/zue-log/zue/storage/batch"
 )
 
 func Example() {
-	ctx := context.Background()
-	c, err := client.Dial(ctx, "127.0.0.1:9001", client.Options{})
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	c, err := client.Dial(ctx, []string{"10.0.0.1:9001", "10.0.0.2:9001"}, client.Options{})
 	if err != nil {
 		log.Fatal(err)
 	}
 	defer c.Close()
 
 	offset, err := c.Append(ctx, []byte("user-17"), []byte(`{"event":"login"}`))
-	var refused *wire.Error
 	switch {
-	case errors.As(err, &refused) && refused.Code == wire.CodeNotLeader:
-		log.Fatalf("send it to the leader: %s", refused.Message)
 	case errors.Is(err, client.ErrMaybeApplied):
 		log.Fatalf("look before you append it again: %v", err)
 	case err != nil:
@@ -37,27 +36,81 @@ func Example() {
 	fmt.Printf("%d: %s = %s\n", record.Offset, record.Key, record.Value)
 }
 
-func ExampleClient_AppendAsync() {
+// A batch is appended whole or not at all and, here, only if nobody else has appended
+// anything since its records were made up.
+func ExampleClient_AppendBatchAt() {
 	ctx := context.Background()
-	c, err := client.Dial(ctx, "127.0.0.1:9001", client.Options{})
+	c, err := client.Dial(ctx, []string{"127.0.0.1:9001"}, client.Options{})
 	if err != nil {
 		log.Fatal(err)
 	}
 	defer c.Close()
 
-	var pending sync.WaitGroup
+	end, err := c.Barrier(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	b, err := client.EncodeBatch([]client.Record{
+		{Key: []byte("account-1"), Value: []byte("-100")},
+		{Key: []byte("account-2"), Value: []byte("+100")},
+	}, batch.CodecNone)
+	if err != nil {
+		log.Fatal(err)
+	}
+	receipt, err := c.AppendBatchAt(ctx, end, b)
+	var refused *wire.Error
+	if errors.As(err, &refused) && refused.Code == wire.CodeOffsetMismatch {
+		log.Fatal("somebody was faster; look at what has come, and decide anew")
+	} else if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Printf("offsets %d and %d, on %d disks\n", receipt.First, receipt.First+1, receipt.Copies)
+}
+
+func ExampleProducer() {
+	ctx := context.Background()
+	c, err := client.Dial(ctx, []string{"127.0.0.1:9001"}, client.Options{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close()
+	p, err := c.Producer(client.ProducerOptions{Linger: 5 * time.Millisecond, Codec: batch.CodecZstd})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer p.Close()
+
 	for _, line := range []string{"one", "two", "three"} {
-		pending.Add(1)
-		err := c.AppendAsync(ctx, nil, []byte(line), func(offset uint64, err error) {
-			defer pending.Done()
+		err := p.Send(ctx, client.Record{Value: []byte(line)}, func(offset uint64, err error) {
 			if err != nil {
-				log.Print(err)
+				log.Printf("%s: %v", line, err)
 			}
 		})
-		if err != nil { // not queued: the function is not called
-			pending.Done()
+		if err != nil { // not taken: the function is not called
 			log.Fatal(err)
 		}
 	}
-	pending.Wait() // for all answers
+	if err := p.Flush(ctx); err != nil { // waits until all functions have returned
+		log.Fatal(err)
+	}
+}
+
+func ExampleTail() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	c, err := client.Dial(ctx, []string{"127.0.0.1:9001"}, client.Options{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close()
+
+	t := c.Tail(0, client.TailOptions{})
+	defer t.Close()
+	for t.Next(ctx) {
+		r := t.Record()
+		fmt.Printf("%d: %s\n", r.Offset, r.Value)
+	}
+	if err := t.Err(); !errors.Is(err, context.DeadlineExceeded) {
+		log.Fatal(err)
+	}
 }

@@ -19,7 +19,7 @@ import (
 
 // piped returns a client of a server behind a pipe, for synctest; wrap may break
 // the client's end.
-func piped(t *testing.T, o wiretest.Options, opts Options, wrap func(net.Conn) net.Conn) (*Client, *wiretest.Server) {
+func piped(t *testing.T, o wiretest.Options, opts Options, wrap func(net.Conn) net.Conn) (*conn, *wiretest.Server) {
 	t.Helper()
 	near, far := net.Pipe()
 	s := wiretest.StartUnheard(t, o)
@@ -27,8 +27,8 @@ func piped(t *testing.T, o wiretest.Options, opts Options, wrap func(net.Conn) n
 	if wrap != nil {
 		near = wrap(near)
 	}
-	c := newClient(near, "pipe", opts)
-	t.Cleanup(func() { require.NoError(t, c.Close()) })
+	c := newConn(near, "pipe", opts)
+	t.Cleanup(c.Close)
 	return c, s
 }
 
@@ -100,10 +100,10 @@ func TestLateLookIsNotRepeated(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		near, far := net.Pipe()
 		conn := &deafConn{Conn: near}
-		c := newClient(conn, "pipe", Options{StallTimeout: time.Second})
-		<-c.Done()
+		c := newConn(conn, "pipe", Options{StallTimeout: time.Second})
+		<-c.down
 		require.ErrorIs(t, c.Err(), ErrStalled)
-		require.NoError(t, c.Close())
+		c.Close()
 		require.NoError(t, far.Close())
 		require.Equal(t, 2, conn.reads)
 	})
@@ -118,7 +118,7 @@ func TestAnswerBeforeItsRequest(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				near, far := net.Pipe()
-				c := newClient(near, "pipe", Options{})
+				c := newConn(near, "pipe", Options{})
 				errs := make(chan error, 2)
 				for range 2 {
 					// A pipe takes the first chunk of the first frame, and
@@ -138,7 +138,7 @@ func TestAnswerBeforeItsRequest(t *testing.T) {
 					}
 				}
 				require.Error(t, c.Err())
-				require.NoError(t, c.Close())
+				c.Close()
 				require.NoError(t, far.Close())
 			})
 		})
@@ -162,7 +162,7 @@ func TestIdleClientHoldsNoLargeAnswer(t *testing.T) {
 	const large = 5 << 20
 	s := wiretest.Start(t, wiretest.Options{})
 	s.Append(nil, make([]byte, large))
-	clients := make([]*Client, 4)
+	clients := make([]*conn, 4)
 	for i := range clients {
 		clients[i] = dial(t, s, Options{})
 	}
@@ -180,7 +180,7 @@ func TestIdleClientHoldsNoLargeAnswer(t *testing.T) {
 func TestGoexitInACallback(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		near, far := net.Pipe()
-		c := newClient(near, "pipe", Options{})
+		c := newConn(near, "pipe", Options{})
 		var errs []error
 		var wg sync.WaitGroup
 		for i := range 6 {
@@ -207,7 +207,7 @@ func TestGoexitInACallback(t *testing.T) {
 		}
 		_, err = c.Append(t.Context(), nil, nil)
 		requireOutcome(t, ErrNotApplied, err)
-		require.NoError(t, c.Close())
+		c.Close()
 		require.NoError(t, far.Close())
 	})
 }
@@ -218,18 +218,18 @@ func TestDoneAndErr(t *testing.T) {
 		_, err := c.Append(t.Context(), nil, nil)
 		require.NoError(t, err)
 		select {
-		case <-c.Done():
+		case <-c.down:
 			t.Fatal("lost")
 		default:
 		}
 		require.NoError(t, c.Err())
 		s.Close() // while nothing is asked
-		<-c.Done()
+		<-c.down
 		require.ErrorContains(t, c.Err(), "the server closed the connection")
 
 		c, _ = piped(t, wiretest.Options{}, Options{}, nil)
-		require.NoError(t, c.Close())
-		<-c.Done()
+		c.Close()
+		<-c.down
 		require.Equal(t, ErrClosed, c.Err())
 	})
 }

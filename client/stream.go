@@ -23,7 +23,7 @@ const (
 
 // sendAll is the sender's goroutine: it writes all frames that have gathered while
 // the last write was going on, until the connection is lost.
-func (c *Client) sendAll() {
+func (c *conn) sendAll() {
 	var spare []byte
 	for {
 		select {
@@ -51,7 +51,7 @@ func (c *Client) sendAll() {
 	}
 }
 
-func (c *Client) send(frames []byte) error {
+func (c *conn) send(frames []byte) error {
 	for len(frames) > 0 {
 		chunk := frames[:min(len(frames), writeChunk)]
 		c.mu.Lock()
@@ -76,18 +76,19 @@ func (c *Client) send(frames []byte) error {
 }
 
 // errExited is why a connection is lost whose receiver a callback has ended.
-var errExited = errors.New("a function given to AppendAsync has called runtime.Goexit")
+var errExited = errors.New("a function called with an answer has called runtime.Goexit")
 
 // receiveAll is the receiver's goroutine: it hands answers to their calls until
 // the connection is lost, and then fails the calls that are left.
-func (c *Client) receiveAll(senderDone <-chan struct{}) {
+func (c *conn) receiveAll(senderDone <-chan struct{}) {
 	// Deferred, because a callback may call runtime.Goexit, as t.FailNow does:
 	// the other calls are still owed an answer.
+	defer close(c.gone)
 	defer c.tearDown(senderDone)
 	c.lose(c.receive())
 }
 
-func (c *Client) tearDown(senderDone <-chan struct{}) {
+func (c *conn) tearDown(senderDone <-chan struct{}) {
 	if p := recover(); p != nil {
 		panic(p) // at once: a program that is about to end calls nobody back
 	}
@@ -113,7 +114,7 @@ func (c *Client) tearDown(senderDone <-chan struct{}) {
 
 // failAll fails calls of a connection that has taken so many bytes, also when one
 // of their functions calls runtime.Goexit.
-func (c *Client) failAll(left *callQueue, sent uint64, err error) {
+func (c *conn) failAll(left *callQueue, sent uint64, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			panic(p) // as in tearDown
@@ -134,8 +135,8 @@ func (c *Client) failAll(left *callQueue, sent uint64, err error) {
 }
 
 // receive answers calls until the connection ends, and says why it did.
-func (c *Client) receive() error {
-	d := wire.NewDecoder(c.conn, wire.MaxFrame)
+func (c *conn) receive() error {
+	d := wire.NewDecoder(c.conn, wire.MaxLargeFrame)
 	var frames []wire.Frame
 	for {
 		var lost error
@@ -172,14 +173,18 @@ func (c *Client) receive() error {
 }
 
 // fill waits for more to be received.
-func (c *Client) fill(d *wire.Decoder) error {
+func (c *conn) fill(d *wire.Decoder) error {
 	// Not before the answers at hand have been given to their functions: the time
 	// that these take is not the server's.
 	c.mu.Lock()
 	if c.err == nil {
 		c.expectProgress()
 	}
+	retired := c.retired && c.queue.count == 0
 	c.mu.Unlock()
+	if retired {
+		return errRetired
+	}
 	err := d.Fill()
 	if errors.Is(err, os.ErrDeadlineExceeded) && c.lookOnceMore() {
 		err = d.Fill()
@@ -190,7 +195,7 @@ func (c *Client) fill(d *wire.Decoder) error {
 // lookOnceMore gives receiving a moment more, because a read whose deadline has
 // passed does not look at what has come: of a process that was stopped meanwhile,
 // as by SIGSTOP, the server's answers may all be there.
-func (c *Client) lookOnceMore() bool {
+func (c *conn) lookOnceMore() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.deadline.After(time.Now()) {
@@ -220,7 +225,7 @@ func unasked(f wire.Frame) error {
 // take takes the n oldest calls out of the queue, or fewer if there are not so many
 // that can have been answered, and makes room for others. No server can answer a
 // request that was not given to the connection whole.
-func (c *Client) take(n int) {
+func (c *conn) take(n int) {
 	c.mu.Lock()
 	for range n {
 		if c.queue.count == 0 || c.queue.oldest().end > c.offered {
@@ -238,7 +243,7 @@ func (c *Client) take(n int) {
 
 // answer ends a call with the frame that is its answer. The error, which the call
 // has got as well, says that the stream makes no sense from here on.
-func (c *Client) answer(q call, f wire.Frame) error {
+func (c *conn) answer(q call, f wire.Frame) error {
 	if f.Type == wire.TypeError {
 		refusal, err := wire.ParseError(f.Payload)
 		if err != nil {
@@ -254,41 +259,27 @@ func (c *Client) answer(q call, f wire.Frame) error {
 	if f.Type != q.want {
 		return c.distrust(q, fmt.Errorf("%s where %s was due", f.Type, q.want))
 	}
-	if q.read != nil {
-		m, err := wire.ParseReadResponse(f.Payload)
-		if err != nil {
-			return c.distrust(q, err)
-		}
-		q.read(newRecord(q.offset, m), nil)
-		return nil
-	}
-	m, err := wire.ParseAppendResponse(f.Payload)
-	if err != nil {
+	if err := q.waiter.answered(f.Payload); err != nil {
 		return c.distrust(q, err)
 	}
-	q.appended(m.Offset, nil)
 	return nil
 }
 
-func (c *Client) distrust(q call, err error) error {
+func (c *conn) distrust(q call, err error) error {
 	err = fmt.Errorf("%w: %w", ErrProtocol, err)
 	c.fail(q, ErrMaybeApplied, err)
 	return err
 }
 
 // fail ends a call with an error; outcome is for appends.
-func (c *Client) fail(q call, outcome, err error) {
-	if q.read != nil {
-		q.read(Record{}, c.readError(q.offset, err))
-		return
-	}
-	q.appended(0, c.appendError(outcome, err))
+func (c *conn) fail(q call, outcome, err error) {
+	q.waiter.failed(c.opError(q.op, q.offset, outcome, err))
 }
 
 // lose notes why the connection is of no more use, if nothing was noted before:
 // from then on no request is let in, and the sender stops. The receiver goes on for
 // a moment.
-func (c *Client) lose(err error) {
+func (c *conn) lose(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.err != nil {
@@ -300,14 +291,14 @@ func (c *Client) lose(err error) {
 }
 
 // hangUp closes the connection, which ends the sender's and the receiver's waiting.
-func (c *Client) hangUp() {
+func (c *conn) hangUp() {
 	// All bytes that matter have been answered, or never will be.
 	c.closing.Do(func() { _ = c.conn.Close() })
 }
 
 // expectProgress begins the time in which something must come, if an answer is
 // due, and ends it if none is. c.mu is held.
-func (c *Client) expectProgress() {
+func (c *conn) expectProgress() {
 	if c.opts.StallTimeout == 0 {
 		return
 	}
@@ -319,7 +310,7 @@ func (c *Client) expectProgress() {
 }
 
 // setDeadline sets when receiving is given up. c.mu is held.
-func (c *Client) setDeadline(t time.Time) {
+func (c *conn) setDeadline(t time.Time) {
 	c.deadline = t
 	// A failed deadline is a dead connection, which the receiver will see.
 	_ = c.conn.SetReadDeadline(t)
@@ -327,6 +318,8 @@ func (c *Client) setDeadline(t time.Time) {
 
 func receiveError(err error) error {
 	switch {
+	case errors.Is(err, errRetired):
+		return err
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return ErrStalled
 	case errors.Is(err, io.EOF):

@@ -14,6 +14,7 @@ const nullKey = "-"
 
 func (a *app) appendCommand() *cobra.Command {
 	var fromStdin bool
+	var batchBytes int
 	cmd := &cobra.Command{
 		Use:   "append <host> <port> {<key> <value> | --stdin}",
 		Short: "Append a record, or every line of standard input, and print the offset",
@@ -25,7 +26,8 @@ append nothing, and the exit status is 0.
 
 With --stdin, every line of standard input becomes the value of a record with the
 null key, without its line feed. Empty lines count; so does a last line without a
-line feed. Printed are the offsets of the first and the last record. If it stops
+line feed. Lines are appended in batches, as they come: when a batch is refused, so are
+all its lines, and none after it is sent. Printed are the offsets of the first and the last record. If it stops
 midway, it says on standard error which lines are stored, and the exit status is 1.
 
 With --stdin --json, one object is printed:
@@ -51,7 +53,10 @@ when records is 0. Nothing is printed when the server cannot be connected to.`,
 				return err
 			}
 			if fromStdin {
-				return a.appendLines(cmd.Context(), s)
+				if batchBytes < 1 || batchBytes > maxBatchBytes {
+					return &usageError{fmt.Sprintf("--batch-bytes %d: want 1 to %d", batchBytes, maxBatchBytes), cmd}
+				}
+				return a.appendLines(cmd.Context(), s, batchBytes)
 			}
 			key := []byte(args[2])
 			if args[2] == nullKey {
@@ -61,11 +66,17 @@ when records is 0. Nothing is printed when the server cannot be connected to.`,
 		},
 	}
 	cmd.Flags().BoolVar(&fromStdin, "stdin", false, "append every line of standard input")
+	cmd.Flags().IntVar(&batchBytes, "batch-bytes", defaultBatchBytes, "with --stdin, how many bytes of lines are appended together at most; 1: each by itself")
 	return cmd
 }
 
+const (
+	defaultBatchBytes = 256 << 10
+	maxBatchBytes     = 8 << 20
+)
+
 func (a *app) appendOne(ctx context.Context, s server, key, value []byte) error {
-	c, err := a.dial(ctx, s, client.Options{})
+	c, err := a.dial(ctx, s, client.Options{NoRetry: true})
 	if err != nil {
 		return err
 	}

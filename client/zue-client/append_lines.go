@@ -14,51 +14,44 @@ import (
 
 // lineAppender sends lines and keeps the tally of their answers.
 type lineAppender struct {
-	client *client.Client
-	stop   context.CancelFunc // no more lines are to be sent
-
-	pending sync.WaitGroup // lines without an answer
+	producer *client.Producer
+	stop     context.CancelFunc // no more lines are to be sent
 
 	mu    sync.Mutex
 	tally tally
 }
 
-// appendLines appends every line of standard input.
-func (a *app) appendLines(ctx context.Context, s server) error {
-	c, err := a.dial(ctx, s, client.Options{StallTimeout: a.timeout})
+// appendLines appends every line of standard input, in batches of so many bytes.
+func (a *app) appendLines(ctx context.Context, s server, batchBytes int) error {
+	c, err := a.dial(ctx, s, client.Options{NoRetry: true})
 	if err != nil {
 		return err
 	}
 	defer c.Close()
+	producer, err := c.Producer(client.ProducerOptions{MaxBytes: batchBytes, StopOnError: true})
+	if err != nil {
+		return err
+	}
+	defer producer.Close()
 	sending, stop := context.WithCancel(ctx)
-	var watching sync.WaitGroup
-	defer watching.Wait()
 	defer stop()
-	watching.Go(func() {
-		// No line may ever come that would show that the connection is lost.
-		select {
-		case <-c.Done():
-			stop()
-		case <-sending.Done():
-		}
-	})
 	stdin, release, err := interruptible(sending, a.stdin)
 	if err != nil {
 		return fmt.Errorf("read standard input: %w", err)
 	}
 	defer release()
 
-	l := &lineAppender{client: c, stop: stop}
+	l := &lineAppender{producer: producer, stop: stop}
 	p := a.startProgress(l.snapshot)
 	started := time.Now()
 	err = l.send(sending, newLineReader(stdin, wire.MaxRecord))
 	// Each line has an answer in the end: the server's, or that the connection
 	// is gone, or that nothing has come for the timeout.
-	l.pending.Wait()
+	_ = producer.Close() // never fails
 	p.stop()
 
 	t := l.snapshot()
-	if err := why(ctx, c, t, err); err != nil {
+	if err := why(ctx, t, err); err != nil {
 		if a.json {
 			if printErr := a.printMidway(t); printErr != nil {
 				err = fmt.Errorf("%w; and the result cannot be printed: %w", err, printErr)
@@ -88,18 +81,13 @@ func (e *midwayError) Unwrap() error { return e.err }
 
 // why says why not all of the input was stored; nil says that it was. err is what
 // ended the sending.
-func why(ctx context.Context, c *client.Client, t tally, err error) error {
+func why(ctx context.Context, t tally, err error) error {
 	switch {
 	case t.failedLine > 0:
 		// The first failure is the cause of others, and of err.
 		return fmt.Errorf("line %d: %w", t.failedLine, t.failure)
 	case ctx.Err() != nil && err != nil:
 		return errors.New("interrupted")
-	case errors.Is(err, context.Canceled) && c.Err() != nil:
-		// While it waited for input; as if that line had been read.
-		return fmt.Errorf("line %d: %w", t.answered+1, &client.OpError{
-			Op: client.OpAppend, Address: c.Address(), Outcome: client.ErrNotApplied, Err: c.Err(),
-		})
 	case errors.Is(err, errLineTooLong):
 		return fmt.Errorf("line %d is longer than %d bytes, which is as much as a record can hold", t.answered+1, wire.MaxRecord)
 	case err != nil:
@@ -119,9 +107,7 @@ func (l *lineAppender) send(ctx context.Context, r *lineReader) error {
 		if err != nil {
 			return err
 		}
-		l.pending.Add(1)
-		err = l.client.AppendAsync(ctx, nil, line, func(offset uint64, err error) {
-			defer l.pending.Done()
+		err = l.producer.Send(ctx, client.Record{Value: line}, func(offset uint64, err error) {
 			l.mu.Lock()
 			defer l.mu.Unlock()
 			l.tally.add(offset, size, err)
@@ -130,7 +116,6 @@ func (l *lineAppender) send(ctx context.Context, r *lineReader) error {
 			}
 		})
 		if err != nil {
-			l.pending.Done()
 			return err
 		}
 	}

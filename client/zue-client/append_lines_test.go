@@ -18,9 +18,10 @@ import (
 	"github.com/zue-log/zue/net/wire"
 )
 
+// appendLines appends each line by itself, so that a test says what becomes of which.
 func appendLines(t *testing.T, s *wiretest.Server, stdin io.Reader, flags ...string) result {
 	t.Helper()
-	return runCommand(t.Context(), stdin, append([]string{"append", "127.0.0.1", s.Port(), "--stdin"}, flags...)...)
+	return runCommand(t.Context(), stdin, append([]string{"append", "127.0.0.1", s.Port(), "--stdin", "--batch-bytes", "1"}, flags...)...)
 }
 
 func values(s *wiretest.Server) []string {
@@ -163,7 +164,9 @@ func TestInterruptStopsReadingAndReports(t *testing.T) {
 	defer source.Close() // only at the end: the command waits for more
 	ctx, interrupt := context.WithCancel(t.Context())
 	got := make(chan result)
-	go func() { got <- runCommand(ctx, stdin, "append", "127.0.0.1", s.Port(), "--stdin") }()
+	go func() {
+		got <- runCommand(ctx, stdin, "append", "127.0.0.1", s.Port(), "--stdin", "--batch-bytes", "1")
+	}()
 	_, err = source.WriteString("one\ntwo\nha")
 	require.NoError(t, err)
 	<-appended
@@ -269,7 +272,7 @@ func (w *signalWriter) Write(p []byte) (int, error) {
 }
 
 func BenchmarkAppendLines(b *testing.B) {
-	reply := &wiretest.Action{Reply: wire.AppendResponse{Offset: 1}.AppendTo(nil)}
+	reply := &wiretest.Action{Reply: wire.BatchAppendResponse{First: 1}.AppendTo(nil)}
 	s := wiretest.Start(b, wiretest.Options{Script: func(int, wire.Frame) *wiretest.Action { return reply }})
 	const records = 100_000
 	input := strings.Repeat(strings.Repeat("x", 127)+"\n", records)

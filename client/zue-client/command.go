@@ -23,6 +23,8 @@ const (
 	exitUsage  = 2
 )
 
+const commands = "append, read, tail, status and bench"
+
 const defaultTimeout = 10 * time.Second
 
 // app is one run of the command.
@@ -91,16 +93,18 @@ func (a *app) rootCommand() *cobra.Command {
 Results go to standard output, everything else to standard error. The exit status
 is 0 when all went well, 1 when something failed, and 2 for wrong usage.`,
 		Example: `  zue-client append 127.0.0.1 9001 user-17 "logged in"
-  zue-client read 127.0.0.1 9001 0`,
+  zue-client read 127.0.0.1 9001 0
+  zue-client tail 127.0.0.1 9001
+  zue-client status 127.0.0.1 9001`,
 		Version:       client.Version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.ArbitraryArgs, // so that RunE sees unknown commands
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				return &usageError{"which command: append or read?", cmd}
+				return &usageError{"which command: " + commands + "?", cmd}
 			}
-			return &usageError{fmt.Sprintf("unknown command %q: there are append and read", args[0]), cmd}
+			return &usageError{fmt.Sprintf("unknown command %q: there are %s", args[0], commands), cmd}
 		},
 	}
 	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
@@ -117,7 +121,7 @@ is 0 when all went well, 1 when something failed, and 2 for wrong usage.`,
 	flags.BoolVar(&a.json, "json", false, "print the result as JSON")
 	root.CompletionOptions.DisableDefaultCmd = true // for it succeeds with any argument
 	root.SetHelpCommand(helpCommand())
-	root.AddCommand(a.appendCommand(), a.readCommand())
+	root.AddCommand(a.appendCommand(), a.readCommand(), a.tailCommand(), a.statusCommand(), a.benchCommand())
 	return root
 }
 
@@ -131,7 +135,7 @@ func helpCommand() *cobra.Command {
 			root := cmd.Root()
 			about, rest, err := root.Find(args)
 			if err != nil || len(rest) > 0 {
-				return &usageError{fmt.Sprintf("no help about %q: there are append and read", strings.Join(args, " ")), root}
+				return &usageError{fmt.Sprintf("no help about %q: there are %s", strings.Join(args, " "), commands), root}
 			}
 			about.InitDefaultHelpFlag() // else the help does not list it
 			about.InitDefaultVersionFlag()
@@ -170,7 +174,8 @@ func (a *app) parseServer(cmd *cobra.Command, host, port string) (server, error)
 func (a *app) dial(ctx context.Context, s server, opts client.Options) (*client.Client, error) {
 	ctx, cancel := context.WithTimeout(ctx, a.timeout)
 	defer cancel()
-	return client.Dial(ctx, s.address(), opts)
+	opts.DialTimeout, opts.StallTimeout = a.timeout, a.timeout
+	return client.Dial(ctx, []string{s.address()}, opts)
 }
 
 // wantArgs makes a check of the number of arguments, with a message that names them.

@@ -121,7 +121,7 @@ func TestWrongUsageExitsWith2AndShowsAnExample(t *testing.T) {
 }
 
 func TestVersionAndHelpGoToStdout(t *testing.T) {
-	require.Equal(t, ok("zue-client 0.1.0\n"), runCommand(t.Context(), nil, "--version"))
+	require.Equal(t, ok("zue-client 0.2.0\n"), runCommand(t.Context(), nil, "--version"))
 	for _, args := range [][]string{{"--help"}, {"append", "--help"}, {"read", "--help"}} {
 		got := runCommand(t.Context(), nil, args...)
 		require.Equal(t, exitOK, got.code)

@@ -3,6 +3,10 @@
 //	zue-client append <host> <port> <key> <value>   prints the offset
 //	zue-client append <host> <port> --stdin         appends every line of standard input
 //	zue-client read <host> <port> <offset>          prints the value
+//	zue-client read <host> <port> --from <offset>   prints the values from there on
+//	zue-client tail <host> <port>                   prints values as they are appended
+//	zue-client status <host> <port>                 prints how the server is
+//	zue-client bench <host> <port>                  measures the server
 //
 // Results go to standard output, everything else to standard error. The exit status
 // is 0 when all went well, 1 when something failed, and 2 for wrong usage.

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"io"
 	"unicode/utf8"
 
 	"github.com/zue-log/zue/client"
@@ -19,10 +20,11 @@ func (a *app) printOffset(offset uint64) error {
 	return err
 }
 
-func (a *app) printRecord(r client.Record, raw bool) error {
+// printRecord prints a record as JSON, or its value, raw or with a line feed.
+func printRecord(w io.Writer, r client.Record, json, raw bool) error {
 	var out []byte
 	switch {
-	case a.json:
+	case json:
 		out = fmt.Appendf(out, `{"offset":%d,`, r.Offset)
 		if r.Key == nil {
 			out = append(out, `"key":null`...)
@@ -35,9 +37,9 @@ func (a *app) printRecord(r client.Record, raw bool) error {
 	case raw:
 		out = r.Value
 	default:
-		out = append(r.Value, '\n')
+		out = append(append(out, r.Value...), '\n') // the value is a part of others' memory
 	}
-	_, err := a.stdout.Write(out)
+	_, err := w.Write(out)
 	return err
 }
 

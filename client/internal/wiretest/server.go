@@ -1,5 +1,6 @@
 // Package wiretest is a Zue server for tests of clients: a log in memory behind
-// the real wire protocol, which misbehaves where a test wants it to.
+// the real wire protocol (append, read and batch append), which misbehaves where a test
+// wants it to.
 package wiretest
 
 import (
@@ -14,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/zue-log/zue/net/wire"
+	"github.com/zue-log/zue/storage/batch"
 )
 
 // Record is a record of the server's log.
@@ -158,7 +160,7 @@ const keepReplies = 64 << 10
 var errHangUp = errors.New("the script says so")
 
 func (s *Server) serve(conn net.Conn) error {
-	d := wire.NewDecoder(conn, wire.MaxFrame)
+	d := wire.NewDecoder(conn, wire.MaxLargeFrame)
 	var spare []byte
 	for {
 		var err error
@@ -257,5 +259,42 @@ func (s *Server) apply(replies []byte, f wire.Frame) []byte {
 		}
 		return replies
 	}
+	if f.Type == wire.TypeBatchAppendRequest {
+		return s.applyBatch(replies, f)
+	}
 	return refuse(wire.CodeInvalidMessage, "unknown "+f.Type.String())
+}
+
+// applyBatch is apply for a batch.
+func (s *Server) applyBatch(replies []byte, f wire.Frame) []byte {
+	refuse := func(code wire.Code, message string) []byte {
+		return (&wire.Error{Code: code, Message: message}).AppendTo(replies)
+	}
+	m, err := wire.ParseBatchAppendRequest(f.Payload)
+	if err != nil {
+		return refuse(wire.CodeInvalidMessage, err.Error())
+	}
+	end := uint64(len(s.records))
+	if m.Conditional && m.EndOffset != end {
+		return refuse(wire.CodeOffsetMismatch, "the log ends at offset "+strconv.FormatUint(end, 10))
+	}
+	h, err := batch.Check(m.Body, 4*wire.MaxBatchBody)
+	if err != nil || batch.Checksum(m.Body) != m.Checksum {
+		return refuse(wire.CodeInvalidMessage, "not a batch, or a wrong checksum")
+	}
+	body, err := batch.Decompress(nil, m.Body, 4*wire.MaxBatchBody)
+	if err != nil {
+		return refuse(wire.CodeInvalidMessage, err.Error())
+	}
+	r, err := batch.NewReader(body, 0)
+	var rec batch.Record
+	for ok := err == nil; ok; {
+		if ok, err = r.Next(&rec); ok {
+			s.records = append(s.records, Record{Key: rec.Key, Value: rec.Value}) // body is a copy
+		}
+	}
+	if err != nil {
+		return refuse(wire.CodeInvalidMessage, err.Error())
+	}
+	return wire.BatchAppendResponse{First: end, Count: uint32(h.Count), Term: 1, Copies: 1}.AppendTo(replies)
 }

@@ -1,0 +1,190 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	zueserver "github.com/zue-log/zue/server"
+	"github.com/zue-log/zue/storage"
+)
+
+// startServer serves a log on a port until the test ends.
+func startServer(t testing.TB) (port string, log *storage.Log) {
+	t.Helper()
+	log, err := storage.Open(t.TempDir(), storage.Options{Sync: storage.SyncNever()})
+	require.NoError(t, err)
+	s, err := zueserver.New(log, zueserver.Options{Sync: storage.SyncNever()})
+	require.NoError(t, err)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(l) }()
+	t.Cleanup(func() {
+		require.NoError(t, s.Shutdown(context.Background()))
+		require.ErrorIs(t, <-served, zueserver.ErrStopped)
+		require.NoError(t, log.Close())
+	})
+	_, port, err = net.SplitHostPort(l.Addr().String())
+	require.NoError(t, err)
+	return port, log
+}
+
+func appendValues(t testing.TB, log *storage.Log, values ...string) {
+	t.Helper()
+	for _, v := range values {
+		_, err := log.Append(storage.Record{Value: []byte(v)})
+		require.NoError(t, err)
+	}
+}
+
+func TestReadRange(t *testing.T) {
+	port, log := startServer(t)
+	appendValues(t, log, "a", "b", "c", "d")
+	for args, want := range map[string]string{
+		"--from 0":                     "a\nb\nc\nd\n",
+		"--from 1 --to 3":              "b\nc\n",
+		"--from 1 --to 99 --raw":       "bcd",
+		"--from 3 --json":              `{"offset":3,"key":null,"value":"d"}` + "\n",
+		"--from 2 --to 2":              "",
+		"--from 4":                     "",
+		"--from 0 --to 0 --timeout 9s": "",
+	} {
+		got := runCommand(t.Context(), nil, append([]string{"read", "127.0.0.1", port}, strings.Fields(args)...)...)
+		require.Equal(t, ok(want), got, args)
+	}
+	got := runCommand(t.Context(), nil, "read", "127.0.0.1", port, "--from", "9")
+	require.Equal(t, exitFailed, got.code)
+	require.Contains(t, got.stderr, "fetch offset 9 from 127.0.0.1:"+port+": invalid_offset")
+	for _, args := range [][]string{{"0", "--to", "3"}, {"0", "--from", "3"}, {"--from", "x"}, {"--from", "0", "--raw", "--json"}} {
+		require.Equal(t, exitUsage, runCommand(t.Context(), nil, append([]string{"read", "h", "1"}, args...)...).code, args)
+	}
+	var stderr bytes.Buffer
+	require.Equal(t, exitFailed, run(t.Context(), []string{"read", "127.0.0.1", port, "--from", "0"}, nil, brokenWriter{}, &stderr))
+	require.Contains(t, stderr.String(), "disk full")
+}
+
+// safeBuffer can be looked at while it is written to.
+type safeBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *safeBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *safeBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+func TestTailCommand(t *testing.T) {
+	port, log := startServer(t)
+	appendValues(t, log, "a", "b")
+	require.Equal(t, ok("a\nb\n"), runCommand(t.Context(), nil, "tail", "127.0.0.1", port, "--from", "0", "--count", "2"))
+
+	ctx, interrupt := context.WithCancel(t.Context())
+	defer interrupt()
+	var stdout, stderr safeBuffer
+	code := make(chan int)
+	go func() { code <- run(ctx, []string{"tail", "127.0.0.1", port, "--from", "1"}, nil, &stdout, &stderr) }()
+	shows := func(want string) {
+		require.Eventually(t, func() bool { return stdout.String() == want }, time.Minute, time.Millisecond)
+	}
+	shows("b\n")
+	appendValues(t, log, "c")
+	shows("b\nc\n")
+	interrupt()
+	require.Equal(t, exitOK, <-code)
+	require.Empty(t, stderr.String())
+
+	// Without --from it begins at the end: it has asked for that when this has been read.
+	asked := make(chan int)
+	go func() {
+		asked <- run(t.Context(), []string{"tail", "127.0.0.1", port, "--count", "1", "--json"}, nil, &stdout, io.Discard)
+	}()
+	for i := 3; ; i++ {
+		appendValues(t, log, fmt.Sprint("n", i))
+		select {
+		case c := <-asked:
+			require.Equal(t, exitOK, c)
+			require.Contains(t, stdout.String(), `{"offset":`)
+			return
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+func TestStatusCommand(t *testing.T) {
+	port, log := startServer(t)
+	appendValues(t, log, "a", "b")
+	got := runCommand(t.Context(), nil, "status", "127.0.0.1", port)
+	require.Equal(t, exitOK, got.code, got.stderr)
+	require.Regexp(t, `(?m)^server +127\.0\.0\.1:`+port+`$`, got.stdout)
+	require.Regexp(t, `(?m)^role +standalone$`, got.stdout)
+	require.Regexp(t, `(?m)^records +2 \(offset 0 to before 2\)$`, got.stdout)
+	require.Regexp(t, `(?m)^sync +never: an acknowledged record survives a crash of the server`, got.stdout)
+	got = runCommand(t.Context(), nil, "status", "127.0.0.1", port, "--json")
+	var members map[string]any
+	require.NoError(t, json.Unmarshal([]byte(got.stdout), &members))
+	require.EqualValues(t, 2, members["end_offset"])
+	require.Equal(t, exitUsage, runCommand(t.Context(), nil, "status", "127.0.0.1").code)
+}
+
+// Lines in batches, as without --batch-bytes.
+func TestStdinInBatches(t *testing.T) {
+	port, log := startServer(t)
+	input := strings.Repeat("line\n", 10_000)
+	require.Equal(t, ok("0 9999\n"), runCommand(t.Context(), strings.NewReader(input), "append", "127.0.0.1", port, "--stdin"))
+	require.EqualValues(t, 10_000, log.EndOffset())
+	require.Less(t, log.Metrics().LastIndex, uint64(5000))
+	got := runCommand(t.Context(), nil, "append", "127.0.0.1", port, "--stdin", "--batch-bytes", "0")
+	require.Equal(t, exitUsage, got.code)
+}
+
+func TestBenchCommand(t *testing.T) {
+	port, log := startServer(t)
+	got := runCommand(t.Context(), nil, "bench", "127.0.0.1", port, "--work", "read")
+	require.Equal(t, exitFailed, got.code)
+	require.Contains(t, got.stderr, "the log is empty")
+	for _, args := range []string{
+		"--clients 2 --pipeline 3", "--work produce --clients 2 --pipeline 4", "--work read --clients 2", "--rate 500 --clients 2",
+		"--work produce --rate 5000 --clients 1",
+	} {
+		before := log.EndOffset()
+		args := append([]string{"bench", "127.0.0.1", port, "--duration", "100ms", "--json"}, strings.Fields(args)...)
+		got := runCommand(t.Context(), nil, args...)
+		require.Equal(t, exitOK, got.code, got.stderr)
+		var result struct {
+			Operations uint64             `json:"operations"`
+			Failed     uint64             `json:"failed"`
+			Micros     map[string]float64 `json:"latency_us"`
+		}
+		require.NoError(t, json.Unmarshal([]byte(got.stdout), &result), got.stdout)
+		require.Positive(t, result.Operations, args)
+		require.Zero(t, result.Failed)
+		require.Positive(t, result.Micros["p99.9"])
+		if !strings.Contains(strings.Join(args, " "), "read") {
+			require.Equal(t, result.Operations, log.EndOffset()-before)
+		}
+	}
+	got = runCommand(t.Context(), nil, "bench", "127.0.0.1", port, "--duration", "50ms", "--clients", "1")
+	require.Regexp(t, `(?m)^rate +\d+ a second`, got.stdout)
+	got = runCommand(t.Context(), nil, "bench", "127.0.0.1", port, "--work", "dance", "--clients", "0")
+	require.Equal(t, exitUsage, got.code)
+	require.Contains(t, got.stderr, "dance")
+	require.Contains(t, got.stderr, "--clients")
+}
