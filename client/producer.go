@@ -58,16 +58,16 @@ const (
 func (o ProducerOptions) Validate() error {
 	var errs []error
 	if o.Linger < 0 || o.Timeout < 0 {
-		errs = append(errs, fmt.Errorf("Linger is %v and Timeout %v: want 0 or more", o.Linger, o.Timeout))
+		errs = append(errs, fmt.Errorf("option Linger is %v and Timeout %v: want 0 or more", o.Linger, o.Timeout))
 	}
 	if most := wire.MaxBatchBody - batch.HeaderSize; o.MaxBytes < 0 || o.MaxBytes > most {
-		errs = append(errs, fmt.Errorf("MaxBytes is %d: want 0 (the default) to %d", o.MaxBytes, most))
+		errs = append(errs, fmt.Errorf("option MaxBytes is %d: want 0 (the default) to %d", o.MaxBytes, most))
 	}
 	if o.Codec > batch.CodecZstd {
-		errs = append(errs, fmt.Errorf("Codec is %v: want one up to %v", o.Codec, batch.CodecZstd))
+		errs = append(errs, fmt.Errorf("option Codec is %v: want one up to %v", o.Codec, batch.CodecZstd))
 	}
 	if o.MaxInFlight < 0 || o.MaxBuffered < 0 {
-		errs = append(errs, fmt.Errorf("MaxInFlight is %d and MaxBuffered %d: want 0 (the default) or more", o.MaxInFlight, o.MaxBuffered))
+		errs = append(errs, fmt.Errorf("option MaxInFlight is %d and MaxBuffered %d: want 0 (the default) or more", o.MaxInFlight, o.MaxBuffered))
 	}
 	return errors.Join(errs...)
 }
