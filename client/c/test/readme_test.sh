@@ -11,6 +11,7 @@ cp "$3" "$4" "$dir"
 cd "$dir"
 
 # The program, between ```c and ```.
+# shellcheck disable=SC2016 # the backquotes are the text's
 sed -n '/^```c$/,/^```$/{/^```/!p}' "$readme" >program.c
 diff "$example" program.c
 
