@@ -162,10 +162,10 @@ func (c *session) awaitMore(m *wire.FetchRequest, most int, raw storage.RawEntri
 	log := c.server.log
 	ctx, cancel := context.WithTimeout(c.server.waits, min(time.Duration(m.WaitMillis)*time.Millisecond, maxWait))
 	defer cancel()
-	for len(raw.Bytes) < int(min(m.MinBytes, uint32(most))) {
+	for before := -1; len(raw.Bytes) < int(min(m.MinBytes, uint32(most))); {
 		end := raw.EndOffset(m.Offset)
 		if end < log.EndOffset() {
-			if len(raw.Bytes) > 0 {
+			if len(raw.Bytes) == before {
 				break // the next entry is in another segment, or too long
 			}
 		} else if err := log.WaitFor(ctx, end); err != nil {
@@ -175,6 +175,7 @@ func (c *session) awaitMore(m *wire.FetchRequest, most int, raw storage.RawEntri
 			}
 			break // time is up, or the server stops
 		}
+		before = len(raw.Bytes)
 		lease.Release()
 		var err error
 		if raw, lease, err = log.ReadRaw(m.Offset, most); err != nil {
