@@ -63,6 +63,11 @@ func (c *session) dropRecords() {
 // takeBatch has the log take a batch.
 func (c *session) takeBatch(m *wire.BatchAppendRequest) {
 	c.submitRecords()
+	if m.Log != 0 {
+		c.settle()
+		c.unknownLog(m.Log)
+		return
+	}
 	h, err := batch.ParseHeader(m.Body)
 	if err == nil && h.ProducerID >= 0 {
 		c.settle() // what came before it is answered before it

@@ -50,7 +50,7 @@ func (c *session) answer(f wire.Frame) error {
 	case wire.TypeStatusRequest:
 		m, err := wire.ParseStatusRequest(f.Payload)
 		if err == nil && !c.unknownLog(m.Log) {
-			c.out = wire.StatusResponse{JSON: c.server.status().encode()}.AppendTo(c.out)
+			c.out = c.server.status().Response().AppendTo(c.out)
 		}
 		return err
 	case wire.TypeBarrierRequest:

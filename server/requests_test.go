@@ -300,7 +300,7 @@ func TestStatusAndHello(t *testing.T) {
 	p.send(wire.StatusRequest{})
 	m, err := wire.ParseStatusResponse(p.frame().Payload)
 	require.NoError(t, err)
-	var st Status
+	var st wire.Status
 	require.NoError(t, json.Unmarshal(m.JSON, &st))
 	require.Equal(t, "standalone", st.Role)
 	require.Equal(t, "interval=1s", st.Sync)

@@ -195,12 +195,8 @@ func (c *session) handle(f wire.Frame) error {
 		}
 	case wire.TypeBatchAppendRequest:
 		var m wire.BatchAppendRequest
-		if m, err = wire.ParseBatchAppendRequest(f.Payload); err == nil && m.Log == 0 {
+		if m, err = wire.ParseBatchAppendRequest(f.Payload); err == nil {
 			c.takeBatch(&m)
-			return c.flushIfLarge()
-		} else if err == nil {
-			c.settle()
-			c.unknownLog(m.Log)
 			return c.flushIfLarge()
 		}
 	}

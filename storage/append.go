@@ -178,7 +178,7 @@ func (l *Log) AppendControl(body []byte) Pending {
 		return Pending{err: tooLarge(len(body))}
 	}
 	sum := batch.Checksum(body)
-	return l.submit([]payload{{kind: KindControl, at: anywhere, size: len(body), body: append([]byte{}, body...), sum: sum, born: sum}})
+	return l.submit([]payload{{kind: KindControl, at: anywhere, size: len(body), body: body, sum: sum, born: sum}})
 }
 
 // AppendEntries appends entries whose indexes and terms the caller has decided, as a
@@ -232,9 +232,6 @@ func replicated(e *Entry) (payload, error) {
 		}
 	default:
 		return w, fmt.Errorf("%w: %s", batch.ErrUnsupported, e.Kind)
-	}
-	if w.body == nil {
-		w.body = []byte{}
 	}
 	return w, nil
 }

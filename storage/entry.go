@@ -167,18 +167,11 @@ func hop(b []byte) (bodyLen uint32, offset uint64, span uint32) {
 	return le.Uint32(b[48:]), le.Uint64(b[16:]), le.Uint32(b[52:])
 }
 
-// parseEntryHeader decodes the header at the start of b if its checksum is
-// right and its fields are possible by themselves.
-func parseEntryHeader(b []byte, s seed) (entryHeader, error) {
-	if len(b) < entryHeaderSize {
-		return entryHeader{}, errShortEntry
-	}
+// decodeEntryHeader decodes the header at the start of b, right or not.
+func decodeEntryHeader(b []byte) entryHeader {
 	b = b[:entryHeaderSize]
 	le := binary.LittleEndian
-	if le.Uint32(b) != s.checksum(b[4:]) {
-		return entryHeader{}, errHeaderCRC
-	}
-	h := entryHeader{
+	return entryHeader{
 		bodyCRC: le.Uint32(b[4:]),
 		index:   le.Uint64(b[8:]),
 		offset:  le.Uint64(b[16:]),
@@ -190,6 +183,19 @@ func parseEntryHeader(b []byte, s seed) (entryHeader, error) {
 		bornCRC: le.Uint32(b[56:]),
 		kind:    Kind(b[60]),
 	}
+}
+
+// parseEntryHeader decodes the header at the start of b if its checksum is
+// right and its fields are possible by themselves.
+func parseEntryHeader(b []byte, s seed) (entryHeader, error) {
+	if len(b) < entryHeaderSize {
+		return entryHeader{}, errShortEntry
+	}
+	b = b[:entryHeaderSize]
+	if binary.LittleEndian.Uint32(b) != s.checksum(b[4:]) {
+		return entryHeader{}, errHeaderCRC
+	}
+	h := decodeEntryHeader(b)
 	switch {
 	case h.kind != KindData && h.kind != KindControl:
 		return entryHeader{}, fmt.Errorf("%w: kind %d", errHeaderField, h.kind)
@@ -244,7 +250,7 @@ type payload struct {
 	at    int64  // the offset at which alone it may go, or anywhere
 	span  uint32
 	size  int    // of the body
-	body  []byte // or, if it is nil, records to be encoded:
+	body  []byte // unless there are records
 	sum   uint32 // of body
 	born  uint32 // what sum was when the entry was made
 	// records is encoded right into its group; now, in Unix milliseconds, is

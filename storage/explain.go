@@ -223,23 +223,6 @@ func (s *structure) entryFields(at Place, known bool, room int64) []Flaw {
 	return append(flaws, s.differs("zeros", 0)...)
 }
 
-// decodeEntryHeader decodes the header at the start of b, right or not.
-func decodeEntryHeader(b []byte) entryHeader {
-	le := binary.LittleEndian
-	return entryHeader{
-		bodyCRC: le.Uint32(b[4:]),
-		index:   le.Uint64(b[8:]),
-		offset:  le.Uint64(b[16:]),
-		term:    le.Uint64(b[24:]),
-		chain:   le.Uint64(b[32:]),
-		mark:    le.Uint64(b[40:]),
-		bodyLen: le.Uint32(b[48:]),
-		span:    le.Uint32(b[52:]),
-		bornCRC: le.Uint32(b[56:]),
-		kind:    Kind(b[60]),
-	}
-}
-
 // bodyFlaws says what is wrong with an entry whose header is right.
 func (w *segmentWalk) bodyFlaws(pos int64, bad error) []Flaw {
 	if errors.Is(bad, batch.ErrMalformed) || errors.Is(bad, batch.ErrUnsupported) || errors.Is(bad, batch.ErrTooLarge) {

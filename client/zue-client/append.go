@@ -76,19 +76,14 @@ const (
 )
 
 func (a *app) appendOne(ctx context.Context, s server, key, value []byte) error {
-	c, err := a.dial(ctx, s, client.Options{NoRetry: true})
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	ctx, cancel := context.WithTimeout(ctx, a.timeout)
-	defer cancel()
-	offset, err := c.Append(ctx, key, value)
-	if err != nil {
-		return err
-	}
-	if err := a.printOffset(offset); err != nil {
-		return fmt.Errorf("the record is stored at offset %d, but that cannot be printed: %w", offset, err)
-	}
-	return nil
+	return a.ask(ctx, s, func(ctx context.Context, c *client.Client) error {
+		offset, err := c.Append(ctx, key, value)
+		if err != nil {
+			return err
+		}
+		if err := a.printOffset(offset); err != nil {
+			return fmt.Errorf("the record is stored at offset %d, but that cannot be printed: %w", offset, err)
+		}
+		return nil
+	})
 }

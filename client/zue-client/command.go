@@ -178,6 +178,18 @@ func (a *app) dial(ctx context.Context, s server, opts client.Options) (*client.
 	return client.Dial(ctx, []string{s.address()}, opts)
 }
 
+// ask dials and has do make its requests, which have a timeout together.
+func (a *app) ask(ctx context.Context, s server, do func(ctx context.Context, c *client.Client) error) error {
+	c, err := a.dial(ctx, s, client.Options{NoRetry: true})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(ctx, a.timeout)
+	defer cancel()
+	return do(ctx, c)
+}
+
 // wantArgs makes a check of the number of arguments, with a message that names them.
 func wantArgs(names ...string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {

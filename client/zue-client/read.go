@@ -65,38 +65,28 @@ it, to the last that the log has when it is asked.`,
 }
 
 func (a *app) read(ctx context.Context, s server, offset uint64, raw bool) error {
-	c, err := a.dial(ctx, s, client.Options{NoRetry: true})
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	ctx, cancel := context.WithTimeout(ctx, a.timeout)
-	defer cancel()
-	record, err := c.Read(ctx, offset)
-	if err != nil {
-		return err
-	}
-	if err := printRecord(a.stdout, record, a.json, raw); err != nil {
-		return fmt.Errorf("print the record: %w", err)
-	}
-	return nil
+	return a.ask(ctx, s, func(ctx context.Context, c *client.Client) error {
+		record, err := c.Read(ctx, offset)
+		if err != nil {
+			return err
+		}
+		if err := printRecord(a.stdout, record, a.json, raw); err != nil {
+			return fmt.Errorf("print the record: %w", err)
+		}
+		return nil
+	})
 }
 
 // readRange prints the records from one offset to before another, or to the log's end.
 func (a *app) readRange(ctx context.Context, s server, from, to uint64, raw bool) error {
-	c, err := a.dial(ctx, s, client.Options{NoRetry: true})
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	asking, cancel := context.WithTimeout(ctx, a.timeout)
-	defer cancel()
-	end, err := c.Barrier(asking)
-	if err != nil {
-		return err
-	}
-	if from <= end {
-		to = min(to, end)
-	} // else the server says what is wrong with it
-	return a.printTail(ctx, c, from, to, raw)
+	return a.ask(ctx, s, func(asking context.Context, c *client.Client) error {
+		end, err := c.Barrier(asking)
+		if err != nil {
+			return err
+		}
+		if from <= end {
+			to = min(to, end)
+		} // else the server says what is wrong with it
+		return a.printTail(ctx, c, from, to, raw) // which takes as long as it takes
+	})
 }

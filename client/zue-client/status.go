@@ -33,21 +33,16 @@ With --json it prints the server's own answer, an object: net/PROTOCOL.md has it
 }
 
 func (a *app) status(ctx context.Context, s server) error {
-	c, err := a.dial(ctx, s, client.Options{NoRetry: true})
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	ctx, cancel := context.WithTimeout(ctx, a.timeout)
-	defer cancel()
-	st, err := c.Status(ctx)
-	if err != nil {
-		return err
-	}
-	if _, err := a.stdout.Write(a.statusText(st)); err != nil {
-		return fmt.Errorf("print the status: %w", err)
-	}
-	return nil
+	return a.ask(ctx, s, func(ctx context.Context, c *client.Client) error {
+		st, err := c.Status(ctx)
+		if err != nil {
+			return err
+		}
+		if _, err := a.stdout.Write(a.statusText(st)); err != nil {
+			return fmt.Errorf("print the status: %w", err)
+		}
+		return nil
+	})
 }
 
 func (a *app) statusText(st client.Status) []byte {
