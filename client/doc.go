@@ -23,6 +23,8 @@
 // server that does not lead refuses an append, and may name the one that does: the client
 // goes there. What is asked for, and not appended, is asked for again until the context
 // ends. An append is sent again only if it was surely not carried out: see [Client.Append].
+// With [ProducerOptions.Idempotent] it is sent again in any case, and is in the log once all
+// the same.
 //
 // # Was it appended?
 //

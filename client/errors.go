@@ -59,6 +59,8 @@ const (
 	OpStatus Op = "status"
 	// OpBarrier is asking for an end offset that is not stale.
 	OpBarrier Op = "barrier"
+	// OpProducerID is asking for the id of an idempotent producer.
+	OpProducerID Op = "producer id"
 )
 
 // OpError is the error of everything in this package that talks to a server. It
@@ -98,7 +100,7 @@ func (e *OpError) Error() string {
 	switch {
 	case e.Op == OpRead || e.Op == OpFetch:
 		return fmt.Sprintf("%s offset %d from %s: %v", e.Op, e.Offset, e.Address, e.Err)
-	case e.Op == OpOffsetForTime || e.Op == OpStatus || e.Op == OpBarrier:
+	case e.Op == OpOffsetForTime || e.Op == OpStatus || e.Op == OpBarrier || e.Op == OpProducerID:
 		return fmt.Sprintf("%s from %s: %v", e.Op, e.Address, e.Err)
 	case e.Outcome != nil:
 		return fmt.Sprintf("%s to %s: %v: %v", e.Op, e.Address, e.Outcome, e.Err)

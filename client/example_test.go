@@ -74,7 +74,7 @@ func ExampleProducer() {
 		log.Fatal(err)
 	}
 	defer c.Close()
-	p, err := c.Producer(client.ProducerOptions{Linger: 5 * time.Millisecond, Codec: batch.CodecZstd})
+	p, err := c.Producer(client.ProducerOptions{Linger: 5 * time.Millisecond, Codec: batch.CodecZstd, Idempotent: true})
 	if err != nil {
 		log.Fatal(err)
 	}

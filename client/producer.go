@@ -23,8 +23,8 @@ type ProducerOptions struct {
 	// Codec compresses the batches; 0 means not at all.
 	Codec batch.Codec
 	// MaxInFlight is how many batches may be under way; 0 means 8. When some have
-	// failed and are sent again, a later one may have got ahead of them: 1 keeps the
-	// order of the log that of Send in any case.
+	// failed and are sent again, a later one may have got ahead of them: 1, or Idempotent,
+	// keeps the order of the log that of Send in any case.
 	MaxInFlight int
 	// MaxBuffered is how many bytes of records the producer holds, until their functions
 	// have returned; 0 means 16 MiB. Send waits for room.
@@ -33,6 +33,14 @@ type ProducerOptions struct {
 	// first record's Send on; 0 means 30 s. It does not end an attempt that is under
 	// way: Options.StallTimeout does.
 	Timeout time.Duration
+	// Idempotent has batches sent again, too, that may have been appended, as when the
+	// connection is lost before the answer: the servers append each once, in the order of
+	// Send. It has StopOnError's effect, so that the log has a first part of what was sent,
+	// without gaps; go on with another producer then. MaxInFlight may be 5 at most, which
+	// is the default, and a record must fit in a batch. A producer that has appended
+	// nothing for very long may be forgotten by the servers: PROTOCOL.md, "Sending a batch
+	// again", says when.
+	Idempotent bool
 	// StopOnError has the producer append nothing more once a record could not be
 	// appended: later records fail, too, except those of batches under way by then.
 	// With MaxInFlight 1, or Options.NoRetry, the log then has a first part of what was
@@ -69,6 +77,9 @@ func (o ProducerOptions) Validate() error {
 	if o.MaxInFlight < 0 || o.MaxBuffered < 0 {
 		errs = append(errs, fmt.Errorf("option MaxInFlight is %d and MaxBuffered %d: want 0 (the default) or more", o.MaxInFlight, o.MaxBuffered))
 	}
+	if o.Idempotent && o.MaxInFlight > maxIdempotentInFlight {
+		errs = append(errs, fmt.Errorf("option MaxInFlight is %d: want at most %d with Idempotent", o.MaxInFlight, maxIdempotentInFlight))
+	}
 	return errors.Join(errs...)
 }
 
@@ -100,6 +111,8 @@ type Producer struct {
 	broken   *setback    // nil: nothing is to be sent again
 	attempts int         // in a row that were set back
 	halted   error       // nil unless StopOnError has stopped it
+
+	identity identity // the sender's own
 }
 
 // setback is why batches are to be sent again.
@@ -116,6 +129,9 @@ func (c *Client) Producer(o ProducerOptions) (*Producer, error) {
 		return nil, fmt.Errorf("producer options: %w", err)
 	}
 	o.MaxBytes = orDefault(o.MaxBytes, defaultBatchBytes)
+	if o.Idempotent {
+		o.MaxInFlight, o.StopOnError = orDefault(o.MaxInFlight, maxIdempotentInFlight), true
+	}
 	o.MaxInFlight = orDefault(o.MaxInFlight, defaultBatchesInFlight)
 	o.MaxBuffered = orDefault(o.MaxBuffered, defaultProducerBuffered)
 	o.Timeout = orDefault(o.Timeout, defaultProducerTimeout)
@@ -149,9 +165,10 @@ func (c *Client) Producer(o ProducerOptions) (*Producer, error) {
 // done is called in the order of Send, from a goroutine of the producer. While it runs no
 // other record's is called; it must not call Send, Flush or Close of the same producer,
 // nor Close of its client, which wait for that goroutine. An append that surely was not
-// carried out is made again as [Client.Append] says, for [ProducerOptions.Timeout].
+// carried out is made again as [Client.Append] says, with [ProducerOptions.Idempotent] also
+// one that may have been, for [ProducerOptions.Timeout].
 func (p *Producer) Send(ctx context.Context, rec Record, done func(offset uint64, err error)) error {
-	size, single, err := measure(&rec)
+	size, single, err := measure(&rec, p.opts.Idempotent)
 	if err == nil {
 		err = p.take(ctx, &rec, size, single, done)
 	}
@@ -162,8 +179,8 @@ func (p *Producer) Send(ctx context.Context, rec Record, done func(offset uint64
 }
 
 // measure returns how many bytes of a batch a record takes up at most. single says that it
-// fits in no batch, but in a request of its own.
-func measure(rec *Record) (size int, single bool, err error) {
+// fits in no batch, but in a request of its own, which batched does not allow.
+func measure(rec *Record, batched bool) (size int, single bool, err error) {
 	if err := wire.CheckRecord(rec.Key, rec.Value); err != nil {
 		return 0, false, err
 	}
@@ -175,7 +192,7 @@ func measure(rec *Record) (size int, single bool, err error) {
 		return size, false, nil
 	}
 	if exact := batch.Size([]Record{*rec}, time.Now().UnixMilli()); exact > wire.MaxBatchBody {
-		if len(rec.Headers) > 0 || rec.Timestamp != 0 || rec.Value == nil {
+		if batched || len(rec.Headers) > 0 || rec.Timestamp != 0 || rec.Value == nil {
 			return 0, false, &wire.BatchSizeError{Size: exact}
 		}
 		return size, true, nil
@@ -379,12 +396,13 @@ func (p *Producer) pick() (*outBatch, time.Duration) {
 
 // send sends a batch, and connects for it.
 func (p *Producer) send(b *outBatch) {
-	r, err := b.encode(p.opts.Codec)
 	p.mu.Lock()
-	if p.halted != nil {
-		err = p.halted
-	}
+	err := p.halted
 	p.mu.Unlock()
+	var r *request
+	if err == nil {
+		r, err = p.encode(b)
+	}
 	if err != nil {
 		p.land(b, nil, 0, newOpError(OpAppend, p.client.Address(), 0, ErrNotApplied, err))
 		return
@@ -428,7 +446,8 @@ func (p *Producer) board(b *outBatch, c *conn) bool {
 func (p *Producer) land(b *outBatch, c *conn, first uint64, err error) {
 	p.mu.Lock()
 	p.flying--
-	again := err != nil && c != nil && p.life.Err() == nil && p.client.worthRetrying(err) &&
+	b.maybe = b.maybe || errors.Is(err, ErrMaybeApplied)
+	again := err != nil && c != nil && p.life.Err() == nil && p.worthRetrying(b, err) &&
 		time.Since(b.since) < p.opts.Timeout
 	if again {
 		at, _ := slices.BinarySearchFunc(p.queue, b.sequence, func(q *outBatch, s uint64) int { return int(q.sequence - s) })
@@ -471,6 +490,9 @@ func (p *Producer) mend() {
 // settle notes what has become of a batch for good.
 func (p *Producer) settle(b *outBatch, first uint64, err error) {
 	p.mu.Lock()
+	if err != nil && b.maybe && !errors.Is(err, ErrMaybeApplied) { // the last attempt surely failed, but not all before
+		err = newOpError(OpAppend, p.client.Address(), 0, ErrMaybeApplied, cause(err))
+	}
 	b.settled, b.first, b.err = true, first, err
 	p.mu.Unlock()
 	signal(p.ready)

@@ -18,7 +18,8 @@ type outBatch struct {
 	single   bool // it is a record that fits in no batch
 
 	body    []byte
-	request *request // nil until encode
+	request *request // nil until it is encoded
+	maybe   bool     // an attempt has failed that may have appended it
 
 	settled  bool
 	first    uint64
@@ -61,7 +62,7 @@ func (b *outBatch) copyHeaders(headers []batch.RecordHeader) []batch.RecordHeade
 }
 
 // encode makes the request, once.
-func (b *outBatch) encode(codec batch.Codec) (*request, error) {
+func (p *Producer) encode(b *outBatch) (*request, error) {
 	if b.request != nil {
 		return b.request, nil
 	}
@@ -70,8 +71,13 @@ func (b *outBatch) encode(codec batch.Codec) (*request, error) {
 		b.request, err = appendRequest(b.records[0].Key, b.records[0].Value)
 		return b.request, err
 	}
-	if b.body, err = batch.AppendCompressed(b.body[:0], b.records, time.Now().UnixMilli(), codec); err != nil {
+	if b.body, err = batch.AppendCompressed(b.body[:0], b.records, time.Now().UnixMilli(), p.opts.Codec); err != nil {
 		return nil, err
+	}
+	if p.opts.Idempotent {
+		if err := p.sign(b); err != nil {
+			return nil, err
+		}
 	}
 	b.request, err = batchRequest(wire.BatchAppendRequest{Checksum: batch.Checksum(b.body), Body: b.body})
 	return b.request, err

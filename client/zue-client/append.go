@@ -13,7 +13,7 @@ import (
 const nullKey = "-"
 
 func (a *app) appendCommand() *cobra.Command {
-	var fromStdin bool
+	var fromStdin, idempotent bool
 	var batchBytes int
 	cmd := &cobra.Command{
 		Use:   "append <host> <port> {<key> <value> | --stdin}",
@@ -27,8 +27,12 @@ append nothing, and the exit status is 0.
 With --stdin, every line of standard input becomes the value of a record with the
 null key, without its line feed. Empty lines count; so does a last line without a
 line feed. Lines are appended in batches, as they come: when a batch is refused, so are
-all its lines, and none after it is sent. Printed are the offsets of the first and the last record. If it stops
-midway, it says on standard error which lines are stored, and the exit status is 1.
+all its lines, and none after it is sent. Printed are the offsets of the first and the
+last record. If it stops midway, it says on standard error which lines are stored, and
+the exit status is 1.
+
+With --stdin --idempotent, a batch is sent again when the connection is lost, or the server
+is down, for --timeout: each line is in the log once all the same, in order.
 
 With --stdin --json, one object is printed:
   {"records":2,"first_offset":7,"last_offset":8}
@@ -56,7 +60,10 @@ when records is 0. Nothing is printed when the server cannot be connected to.`,
 				if batchBytes < 1 || batchBytes > maxBatchBytes {
 					return &usageError{fmt.Sprintf("--batch-bytes %d: want 1 to %d", batchBytes, maxBatchBytes), cmd}
 				}
-				return a.appendLines(cmd.Context(), s, batchBytes)
+				return a.appendLines(cmd.Context(), s, batchBytes, idempotent)
+			}
+			if idempotent {
+				return &usageError{"--idempotent is for --stdin", cmd}
 			}
 			key := []byte(args[2])
 			if args[2] == nullKey {
@@ -67,6 +74,7 @@ when records is 0. Nothing is printed when the server cannot be connected to.`,
 	}
 	cmd.Flags().BoolVar(&fromStdin, "stdin", false, "append every line of standard input")
 	cmd.Flags().IntVar(&batchBytes, "batch-bytes", defaultBatchBytes, "with --stdin, how many bytes of lines are appended together at most; 1: each by itself")
+	cmd.Flags().BoolVar(&idempotent, "idempotent", false, "with --stdin, send again what may have been appended: the server appends it once")
 	return cmd
 }
 

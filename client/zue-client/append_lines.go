@@ -22,13 +22,13 @@ type lineAppender struct {
 }
 
 // appendLines appends every line of standard input, in batches of so many bytes.
-func (a *app) appendLines(ctx context.Context, s server, batchBytes int) error {
-	c, err := a.dial(ctx, s, client.Options{NoRetry: true})
+func (a *app) appendLines(ctx context.Context, s server, batchBytes int, idempotent bool) error {
+	c, err := a.dial(ctx, s, client.Options{NoRetry: !idempotent})
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	producer, err := c.Producer(client.ProducerOptions{MaxBytes: batchBytes, StopOnError: true})
+	producer, err := c.Producer(client.ProducerOptions{MaxBytes: batchBytes, StopOnError: true, Idempotent: idempotent, Timeout: a.timeout})
 	if err != nil {
 		return err
 	}

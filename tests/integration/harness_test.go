@@ -100,8 +100,14 @@ func (w *logWatch) String() string {
 // the test kills it if it still runs.
 func startServer(t *testing.T, dir string, flags ...string) *server {
 	t.Helper()
+	return startServerAt(t, "0", dir, flags...)
+}
+
+// startServerAt is startServer with a port of its own.
+func startServerAt(t *testing.T, port, dir string, flags ...string) *server {
+	t.Helper()
 	s := &server{t: t, dir: dir, log: &logWatch{listening: make(chan string, 1)}, done: make(chan error, 1)}
-	s.cmd = exec.Command(serverPath, append([]string{"0", dir}, flags...)...)
+	s.cmd = exec.Command(serverPath, append([]string{port, dir}, flags...)...)
 	stderr, err := s.cmd.StderrPipe()
 	require.NoError(t, err)
 	require.NoError(t, s.cmd.Start())
@@ -150,10 +156,10 @@ func (s *server) stop(sig syscall.Signal) error {
 // kill is kill -9.
 func (s *server) kill() { _ = s.stop(syscall.SIGKILL) }
 
-// restart starts a server on the same directory.
+// restart starts a server on the same directory and port.
 func (s *server) restart() *server {
 	s.t.Helper()
-	return startServer(s.t, s.dir)
+	return startServerAt(s.t, s.port, s.dir)
 }
 
 // result is what a run of zue-client came to.
@@ -162,8 +168,8 @@ type result struct {
 	stdout, stderr string
 }
 
-// client runs zue-client.
-func client(t *testing.T, stdin io.Reader, args ...string) result {
+// runClient runs zue-client.
+func runClient(t *testing.T, stdin io.Reader, args ...string) result {
 	t.Helper()
 	var stdout, stderr bytes.Buffer
 	cmd := exec.Command(clientPath, args...)
@@ -178,7 +184,7 @@ func client(t *testing.T, stdin io.Reader, args ...string) result {
 // append appends by zue-client and returns the offset that it prints.
 func (s *server) append(key, value string) string {
 	s.t.Helper()
-	r := client(s.t, nil, "append", s.host, s.port, "--", key, value)
+	r := runClient(s.t, nil, "append", s.host, s.port, "--", key, value)
 	require.Zero(s.t, r.code, r.stderr)
 	require.Empty(s.t, r.stderr)
 	return strings.TrimSuffix(r.stdout, "\n")
@@ -187,7 +193,7 @@ func (s *server) append(key, value string) string {
 // read reads by zue-client and returns the value that it prints.
 func (s *server) read(offset string) string {
 	s.t.Helper()
-	r := client(s.t, nil, "read", s.host, s.port, offset)
+	r := runClient(s.t, nil, "read", s.host, s.port, offset)
 	require.Zero(s.t, r.code, r.stderr)
 	require.Empty(s.t, r.stderr)
 	return strings.TrimSuffix(r.stdout, "\n")

@@ -27,9 +27,9 @@ func TestAppendAndRead(t *testing.T) {
 	require.Equal(t, "hello", s.read("0"))
 	require.Equal(t, "two words", s.read("1"))
 
-	r := client(t, nil, "append", "--json", s.host, s.port, "k", "v")
+	r := runClient(t, nil, "append", "--json", s.host, s.port, "k", "v")
 	require.Equal(t, result{0, "{\"offset\":2}\n", ""}, r)
-	r = client(t, nil, "read", s.host, s.port, "2", "--json")
+	r = runClient(t, nil, "read", s.host, s.port, "2", "--json")
 	require.JSONEq(t, `{"offset":2,"key":"k","value":"v"}`, r.stdout)
 	require.Zero(t, r.code)
 }
@@ -39,7 +39,7 @@ func TestNullAndEmptyKeys(t *testing.T) {
 	s.append("-", "null key")
 	s.append("", "empty key")
 	for offset, want := range []any{nil, ""} {
-		r := client(t, nil, "read", s.host, s.port, strconv.Itoa(offset), "--json")
+		r := runClient(t, nil, "read", s.host, s.port, strconv.Itoa(offset), "--json")
 		var got map[string]any
 		require.NoError(t, json.Unmarshal([]byte(r.stdout), &got), r.stderr)
 		require.Contains(t, got, "key")
@@ -67,7 +67,7 @@ func TestValueSizes(t *testing.T) {
 		for i, want := range values {
 			_, got := c.read(uint64(i))
 			require.True(t, bytes.Equal(want, got), "value of %d bytes", len(want))
-			r := client(t, nil, "read", "--raw", s.host, s.port, strconv.Itoa(i))
+			r := runClient(t, nil, "read", "--raw", s.host, s.port, strconv.Itoa(i))
 			require.Zero(t, r.code, r.stderr)
 			require.True(t, r.stdout == string(want), "value of %d bytes by zue-client", len(want))
 		}
@@ -85,7 +85,7 @@ func TestReadPastTheEnd(t *testing.T) {
 	s := startServer(t, t.TempDir())
 	s.append("-", "only")
 	for _, offset := range []string{"1", "18446744073709551615"} {
-		r := client(t, nil, "read", s.host, s.port, offset)
+		r := runClient(t, nil, "read", s.host, s.port, offset)
 		require.Equal(t, 1, r.code)
 		require.Empty(t, r.stdout)
 		require.Contains(t, r.stderr, "invalid_offset")
@@ -220,13 +220,13 @@ func TestClientFailures(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, l.Close())
 	for _, args := range [][]string{{"append", "127.0.0.1", port, "k", "v"}, {"read", "127.0.0.1", port, "0"}, {"append", "127.0.0.1", port, "--stdin"}} {
-		r := client(t, strings.NewReader("x\n"), args...)
+		r := runClient(t, strings.NewReader("x\n"), args...)
 		require.Equal(t, 1, r.code, args)
 		require.Empty(t, r.stdout)
 		require.Contains(t, r.stderr, port, "it says where")
 	}
 	for _, args := range [][]string{{}, {"append"}, {"append", "h", "1", "k"}, {"read", "h", "1", "x"}, {"read", "h", "99999", "0"}, {"no-such"}, {"read", "h", "1", "0", "--no-such"}} {
-		r := client(t, nil, args...)
+		r := runClient(t, nil, args...)
 		require.Equal(t, 2, r.code, args)
 		require.Empty(t, r.stdout)
 		require.Regexp(t, `Examples:\n +zue-client `, r.stderr, "%v: help with an example", args)
@@ -288,7 +288,7 @@ func TestTextFile(t *testing.T) {
 	f, err := os.Open(path)
 	require.NoError(t, err)
 	defer f.Close()
-	r := client(t, f, "append", s.host, s.port, "--stdin")
+	r := runClient(t, f, "append", s.host, s.port, "--stdin")
 	require.Equal(t, result{0, "0 9999\n", ""}, r)
 	check := func(s *server) {
 		c := s.dial()
@@ -313,9 +313,9 @@ func TestTextFile(t *testing.T) {
 	s = s.restart()
 	check(s)
 	require.Equal(t, lines[4321], s.read("4321"))
-	r = client(t, strings.NewReader("one more\nand another\n"), "append", s.host, s.port, "--stdin", "--json")
+	r = runClient(t, strings.NewReader("one more\nand another\n"), "append", s.host, s.port, "--stdin", "--json")
 	require.JSONEq(t, `{"records":2,"first_offset":10000,"last_offset":10001}`, r.stdout)
-	r = client(t, strings.NewReader(""), "append", s.host, s.port, "--stdin")
+	r = runClient(t, strings.NewReader(""), "append", s.host, s.port, "--stdin")
 	require.Equal(t, result{0, "", ""}, r)
 }
 
@@ -348,6 +348,32 @@ func TestKillDuringStdin(t *testing.T) {
 	require.Equal(t, 1, cmd.ProcessState.ExitCode(), stderr.String())
 	s = s.restart()
 	for _, i := range []int{0, 1, 4999, 5000} {
+		require.Equal(t, fmt.Sprint("line ", i), s.read(strconv.Itoa(i)))
+	}
+}
+
+// TestIdempotentStdin kills the server under "append --stdin --idempotent", and starts it
+// again: each line is in the log once.
+func TestIdempotentStdin(t *testing.T) {
+	const n = 200_000
+	s := startServer(t, t.TempDir())
+	var lines bytes.Buffer
+	for i := range n {
+		fmt.Fprintf(&lines, "line %d\n", i)
+	}
+	got := make(chan result, 1)
+	go func() {
+		got <- runClient(t, &lines, "append", s.host, s.port, "--stdin", "--idempotent", "--batch-bytes", "5000", "--timeout", "60s")
+	}()
+	for _, reached := range []string{"10000", "60000", "100000"} {
+		require.Eventually(t, func() bool {
+			return runClient(t, nil, "read", s.host, s.port, reached).code == 0
+		}, 60*time.Second, time.Millisecond)
+		s.kill()
+		s = s.restart()
+	}
+	require.Equal(t, result{0, "0 199999\n", ""}, <-got)
+	for _, i := range []int{0, 10_000, 10_001, 150_000, n - 1} {
 		require.Equal(t, fmt.Sprint("line ", i), s.read(strconv.Itoa(i)))
 	}
 }
