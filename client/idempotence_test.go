@@ -42,7 +42,6 @@ func TestIdempotentProducersInAStorm(t *testing.T) {
 				return
 			}
 			defer p.Close()
-			p.identity.next = math.MaxInt32 - 1000 // so that it begins anew within the test
 			for i := range each {
 				err := p.Send(context.Background(), Record{Value: fmt.Appendf(nil, "%d/%d", w, i)}, func(offset uint64, err error) {
 					if err != nil || len(offsets[w]) != i {
@@ -152,6 +151,22 @@ func TestIdempotentProducerFillsGaps(t *testing.T) {
 		require.Equal(t, "01234567", got)
 		require.Greater(t, attempts, 10)
 		requireOutcome(t, ErrNotApplied, p.Send(t.Context(), Record{}, nil))
+	})
+}
+
+func TestIdempotentProducerBeginsAnewWithZero(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var sequences []int32
+		p, _ := idempotent(t, ProducerOptions{}, func(_ int, h batch.Header) *wiretest.Action {
+			sequences = append(sequences, h.BaseSequence)
+			return nil
+		})
+		p.identity = identity{known: true, id: 7, next: math.MaxInt32}
+		for range 3 {
+			require.NoError(t, p.Send(t.Context(), Record{}, func(_ uint64, err error) { require.NoError(t, err) }))
+		}
+		require.NoError(t, p.Flush(t.Context()))
+		require.Equal(t, []int32{math.MaxInt32, 0, 1}, sequences)
 	})
 }
 

@@ -1,6 +1,8 @@
 package server
 
 import (
+	"fmt"
+
 	"github.com/zue-log/zue/net/wire"
 	"github.com/zue-log/zue/storage"
 	"github.com/zue-log/zue/storage/batch"
@@ -71,7 +73,14 @@ func (c *session) takeBatch(m *wire.BatchAppendRequest) {
 	h, err := batch.ParseHeader(m.Body)
 	if err == nil && h.ProducerID >= 0 {
 		c.settle() // what came before it is answered before it
-		first, duplicate, err := c.server.producers.append(c.server.log, m, &h)
+		var first uint64
+		var duplicate bool
+		// Before it is looked for among those that are in the log by what it says of itself.
+		if batch.Checksum(m.Body) == m.Checksum {
+			first, duplicate, err = c.server.producers.append(c.server.log, m, &h)
+		} else {
+			err = fmt.Errorf("%w: its checksum is wrong", batch.ErrMalformed)
+		}
 		c.answerBatch(first, uint32(h.Count), duplicate, err)
 		return
 	}

@@ -77,7 +77,11 @@ func submit(log *storage.Log, m *wire.BatchAppendRequest) storage.Pending {
 // which no other has.
 func (c *session) newProducer() {
 	p := c.server.log.AppendControl([]byte{controlProducer})
-	if _, err := p.Wait(); err != nil {
+	_, err := p.Wait()
+	if err == nil && c.server.opts.Sync != storage.SyncAlways() {
+		err = c.server.log.Sync() // or, after a crash, another producer would have it
+	}
+	if err != nil {
 		c.refuse(codeOf(err), err.Error())
 		return
 	}

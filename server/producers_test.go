@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"net"
 	"sync"
@@ -138,4 +139,56 @@ func TestIdempotentAppendsAtOnce(t *testing.T) {
 	wg.Wait()
 	require.Len(t, firsts, n)
 	require.EqualValues(t, n, log.EndOffset())
+}
+
+// A first batch that fails must not be overtaken by those sent behind it.
+func TestFirstBatchOfAProducerFails(t *testing.T) {
+	addr, _, log := start(t, storage.Options{})
+	p := newPeer(t, addr)
+	id := p.producer()
+	first := produced(id, 0, 0, "first")
+	bad := first
+	bad.Checksum ^= 1
+	p.sendBatch(bad)
+	p.sendBatch(produced(id, 0, 1, "second"))
+	p.refused(wire.CodeInvalidMessage)
+	p.refused(wire.CodeSequenceGap)
+	require.EqualValues(t, 0, p.batch(first).First)
+	require.EqualValues(t, 1, log.EndOffset())
+}
+
+// A batch whose header was damaged on the way is none that is in the log.
+func TestDamagedBatchIsNoDuplicate(t *testing.T) {
+	addr, _, _ := start(t, storage.Options{})
+	p := newPeer(t, addr)
+	id := p.producer()
+	p.batch(produced(id, 0, 0, "a"))
+	m := produced(id, 0, 1, "b")
+	binary.BigEndian.PutUint32(m.Body[32:], 0) // its sequence number, after the checksum
+	p.sendBatch(m)
+	p.refused(wire.CodeInvalidMessage)
+}
+
+// An id is not given out twice, though appends are not synced.
+func TestProducerIDOutlivesACrash(t *testing.T) {
+	mem := vfs.NewMem()
+	o := storage.Options{FS: mem, Sync: storage.SyncNever()}
+	producer := func(log *storage.Log) int64 {
+		s, err := New(log, Options{Sync: o.Sync})
+		require.NoError(t, err)
+		c := newSession(s, nil)
+		c.newProducer()
+		m, err := wire.ParseProducerResponse(c.out[wire.HeaderSize+1:])
+		require.NoError(t, err)
+		return m.ID
+	}
+	log, err := storage.Open("d", o)
+	require.NoError(t, err)
+	defer log.Close()
+	id := producer(log)
+	o.FS = mem.Crash(nil) // nothing stays that was not synced
+	log2, err := storage.Open("d", o)
+	require.NoError(t, err)
+	require.NotEqual(t, id, producer(log2))
+	require.NoError(t, log2.Close())
 }

@@ -99,13 +99,41 @@ func (c *session) read(offset uint64) error {
 		return nil
 	}
 	defer lease.Release()
-	out, err := wire.ReadResponse{Key: rec.Key, Value: rec.Value}.AppendHeaderTo(c.out)
+	m := wire.ReadResponse{Key: rec.Key, Value: rec.Value}
+	held := len(m.Key) // the value is sent from the mapped file, unless it was compressed
+	if !lease.Maps(m.Value) {
+		held += len(m.Value)
+	}
+	if held > smallFrame {
+		return c.sendCopy(m, int64(bufferFactor*held))
+	}
+	out, err := m.AppendHeaderTo(c.out)
 	if err != nil {
 		c.refuse(wire.CodeSerialization, err.Error())
 		return nil
 	}
 	c.out = out
-	return c.send(rec.Value)
+	return c.send(m.Value)
+}
+
+// sendCopy sends an answer whose copy takes up n bytes, which a client that does not read
+// must not have from more than the server's budget.
+func (c *session) sendCopy(m wire.ReadResponse, n int64) error {
+	if err := c.flush(); err != nil {
+		return err
+	}
+	c.release()
+	if err := c.acquire(n); err != nil {
+		return err
+	}
+	defer c.server.memory.Release(n)
+	out, err := m.AppendTo(c.out)
+	if err != nil {
+		c.refuse(wire.CodeSerialization, err.Error())
+		return nil
+	}
+	c.out = out
+	return c.flush()
 }
 
 // send sends b, which belongs behind c.out: copied, or, if it is long, from where it is,
@@ -132,9 +160,15 @@ func (c *session) offsetForTime(ms int64) {
 // fetch answers a fetch request, when there is enough, or its time is up.
 func (c *session) fetch(m *wire.FetchRequest) error {
 	log := c.server.log
-	most := int(min(m.MaxBytes, wire.MaxFetchEntries))
+	most := int(min(max(m.MaxBytes, 1), wire.MaxFetchEntries)) // there is always an entry, if any
 	raw, lease, err := log.ReadRaw(m.Offset, most)
 	if err == nil && m.WaitMillis > 0 && len(raw.Bytes) < int(min(m.MinBytes, uint32(most))) {
+		// Answers to earlier requests need not wait for it, nor others for their memory.
+		if err := c.flush(); err != nil {
+			lease.Release()
+			return err
+		}
+		c.release()
 		raw, lease, err = c.awaitMore(m, most, raw, lease)
 	}
 	if err == nil && len(raw.Bytes) > wire.MaxFetchEntries {
@@ -155,10 +189,6 @@ func (c *session) fetch(m *wire.FetchRequest) error {
 // awaitMore waits until there are as many bytes from the request's offset on as it wants,
 // or there will be no more of them in one answer, and returns them.
 func (c *session) awaitMore(m *wire.FetchRequest, most int, raw storage.RawEntries, lease storage.Lease) (storage.RawEntries, storage.Lease, error) {
-	// Answers to earlier requests need not wait for it.
-	if err := c.flush(); err != nil {
-		return raw, lease, nil // the next write meets it again
-	}
 	log := c.server.log
 	ctx, cancel := context.WithTimeout(c.server.waits, min(time.Duration(m.WaitMillis)*time.Millisecond, maxWait))
 	defer cancel()

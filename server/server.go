@@ -18,8 +18,8 @@ const (
 	// acceptPause is how long the server waits after a failed accept, which is
 	// mostly for want of file descriptors.
 	acceptPause = 50 * time.Millisecond
-	// writeTimeout is how long a client may take none of writeChunk bytes of its
-	// answers before it is dropped.
+	// writeTimeout is how long a client may take for writeChunk bytes of its answers
+	// before it is dropped.
 	writeTimeout = 30 * time.Second
 	// frameTimeout is how long a client may send nothing within a frame.
 	frameTimeout = 30 * time.Second
@@ -40,6 +40,7 @@ type Server struct {
 	opts         Options
 	logger       *slog.Logger
 	frameTimeout time.Duration
+	writeTimeout time.Duration
 	started      time.Time
 	copies       uint32 // what receipts say
 	memory       *semaphore.Weighted
@@ -63,8 +64,9 @@ type Options struct {
 	// so and hung up on. Default: DefaultMaxConnections.
 	MaxConnections int
 	// MaxRequestBytes bounds the memory, in bytes, for frames of more than 64 KiB that
-	// are being received, from MinRequestBytes: those beyond it are not read until there
-	// is room, and refused after 30 s. Default: DefaultMaxRequestBytes.
+	// are being received, and for answers as long that do not come from a mapped file, from
+	// MinRequestBytes: those beyond it wait until there is room, and are refused after
+	// 30 s. Default: DefaultMaxRequestBytes.
 	MaxRequestBytes int64
 	// Sync is the policy that the log was opened with, which receipts and the status
 	// tell of. Default: storage.SyncAlways.
@@ -112,6 +114,7 @@ func New(log *storage.Log, o Options) (*Server, error) {
 	s := &Server{
 		memory:       semaphore.NewWeighted(o.MaxRequestBytes),
 		frameTimeout: frameTimeout,
+		writeTimeout: writeTimeout,
 		log:          log,
 		opts:         o,
 		logger:       o.Logger,

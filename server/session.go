@@ -53,6 +53,8 @@ type session struct {
 	within bool         // a read deadline is set, for the rest of a frame
 	budget int64        // bytes that a large frame has taken of the server's
 	until  time.Time    // when that must be there
+	taken  bool         // it is, and is being answered
+	broken error        // why nothing can be written any more
 	stopBy atomic.Int64 // set by finish: the Unix time, in ns, to have ended by
 }
 
@@ -100,28 +102,48 @@ func (c *session) fill() error {
 	return c.dec.Fill()
 }
 
-// errOverloaded is why a session ends whose large frame the server has no memory for.
+// errOverloaded is why a session ends whose large frame, or long answer, the server has no
+// memory for.
 var errOverloaded = errors.New("too much memory is taken up by requests")
 
-// reserve takes memory for the frame that has begun, if it is large, or gives back what
-// the last one took. While there is none the client is not read from.
+// reserve takes memory for the frame that has begun, if it is large. While there is none the
+// client is not read from.
 func (c *session) reserve() error {
+	c.release()
 	size := c.dec.FrameSize()
-	large := size > smallFrame
-	switch {
-	case !large && c.budget > 0:
-		c.free()
-	case large && c.budget == 0:
-		ctx, cancel := context.WithTimeout(c.server.waits, c.server.frameTimeout)
-		defer cancel()
-		n := int64(bufferFactor * size)
-		if err := c.server.memory.Acquire(ctx, n); err != nil {
-			return errOverloaded
-		}
-		c.budget = n
-		c.until = time.Now().Add(c.server.frameTimeout + time.Duration(size)*time.Second/slowestBytes)
+	if size <= smallFrame || c.budget > 0 {
+		return nil
+	}
+	n := int64(bufferFactor * size)
+	if err := c.acquire(n); err != nil {
+		return err
+	}
+	c.budget = n
+	c.until = time.Now().Add(c.server.frameTimeout + time.Duration(size)*time.Second/slowestBytes)
+	return nil
+}
+
+// acquire takes n bytes of the server's memory, and waits for them while holding none.
+func (c *session) acquire(n int64) error {
+	if c.server.memory.TryAcquire(n) {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(c.server.waits, c.server.frameTimeout)
+	defer cancel()
+	if c.server.memory.Acquire(ctx, n) != nil {
+		return errOverloaded
 	}
 	return nil
+}
+
+// release gives back what reserve took for a frame that has been answered, or needs its
+// payload no more.
+func (c *session) release() {
+	if c.taken {
+		c.taken = false
+		c.dec.Release()
+		c.free()
+	}
 }
 
 // free gives back what reserve took.
@@ -167,6 +189,7 @@ func (c *session) serve() error {
 			if !ok {
 				break
 			}
+			c.taken = c.taken || c.budget > 0
 			if err := c.handle(f); err != nil {
 				return err
 			}
@@ -266,30 +289,28 @@ func (c *session) flush() error {
 }
 
 // write writes two runs of bytes, one behind the other, by as few system calls as it can.
+// After an error nobody knows how much was written: nothing more is.
 func (c *session) write(a, b []byte) error {
-	for len(a)+len(b) > 0 {
+	for c.broken == nil && len(a)+len(b) > 0 {
 		// A deadline for each chunk: a client that takes its answers slowly is
 		// not one that takes none.
 		n, m := min(len(a), writeChunk), 0
 		if n == len(a) {
 			m = min(len(b), writeChunk)
 		}
-		if err := c.conn.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
-			return err
-		}
-		var err error
-		if m == 0 {
+		err := c.conn.SetWriteDeadline(time.Now().Add(c.server.writeTimeout))
+		if err == nil && m == 0 {
 			_, err = c.conn.Write(a[:n])
-		} else {
+		} else if err == nil {
 			_, err = (&net.Buffers{a[:n], b[:m]}).WriteTo(c.conn)
 		}
 		if err != nil {
 			// Such a timeout is the client's, not that of a stopping server.
-			return fmt.Errorf("write answers: %v", err)
+			c.broken = fmt.Errorf("write answers: %v", err)
 		}
 		a, b = a[n:], b[m:]
 	}
-	return nil
+	return c.broken
 }
 
 // buffers are what a busy session has and an idle one does not.

@@ -6,6 +6,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync/atomic"
+	"unsafe"
 
 	"github.com/zue-log/zue/storage/batch"
 )
@@ -22,6 +23,20 @@ func (l Lease) Release() {
 		// by the log, not here.
 		_ = l.s.release()
 	}
+}
+
+// Maps reports whether b, which came with the lease, lies in the mapped file rather than on
+// the heap, as the records of a compressed batch do. An empty b does.
+func (l Lease) Maps(b []byte) bool {
+	if len(b) == 0 {
+		return true
+	}
+	if l.s == nil || len(l.s.b) == 0 {
+		return false
+	}
+	first := uintptr(unsafe.Pointer(unsafe.SliceData(l.s.b)))
+	at := uintptr(unsafe.Pointer(unsafe.SliceData(b)))
+	return first <= at && at < first+uintptr(len(l.s.b))
 }
 
 // Read returns the record at offset. Its Key, Value and Headers must not be

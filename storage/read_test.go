@@ -463,3 +463,20 @@ func TestOtherPanics(t *testing.T) {
 	require.Panics(t, func() { _ = guarded(func() { _ = []int{}[len(t.Name())] }) })
 	require.NoError(t, guarded(func() {}))
 }
+
+func TestLeaseMaps(t *testing.T) {
+	for _, codec := range []batch.Codec{batch.CodecNone, batch.CodecZstd} {
+		l, err := Open(t.TempDir(), Options{Compression: codec})
+		require.NoError(t, err)
+		_, err = l.Append(Record{Key: []byte{}, Value: make([]byte, 1000)})
+		require.NoError(t, err)
+		rec, lease, err := l.Read(0)
+		require.NoError(t, err)
+		require.Equal(t, codec == batch.CodecNone, lease.Maps(rec.Value))
+		require.True(t, lease.Maps(rec.Key))
+		require.False(t, lease.Maps([]byte("elsewhere")))
+		require.False(t, Lease{}.Maps(rec.Value))
+		lease.Release()
+		require.NoError(t, l.Close())
+	}
+}

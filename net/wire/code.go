@@ -35,8 +35,8 @@ const (
 	CodeProducerFenced Code = 0x09
 	// CodeSequenceGap is for a producer's batch before which one is missing.
 	CodeSequenceGap Code = 0x0A
-	// CodeDuplicateForgotten is for a producer's batch that is in the log, but of which
-	// it is no longer known where.
+	// CodeDuplicateForgotten is for a producer's batch that comes before those which are
+	// remembered: it is in the log, unless it was refused when it was sent first.
 	CodeDuplicateForgotten Code = 0x0B
 	// CodeNotLeader is for an append sent to a node that does not lead.
 	CodeNotLeader Code = 0x10

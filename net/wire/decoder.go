@@ -112,9 +112,14 @@ func (d *Decoder) Fill() error {
 		return d.readError(err)
 	}
 	d.makeRoom(size)
+	room := d.buf[d.end:]
+	if size > keepBuffer {
+		// What follows a large frame must not take up the room of one by itself.
+		room = room[:min(len(room), size-d.end+keepBuffer)]
+	}
 	for range maxEmptyReads {
-		n, err := d.r.Read(d.buf[d.end:])
-		if n < 0 || n > len(d.buf)-d.end {
+		n, err := d.r.Read(room)
+		if n < 0 || n > len(room) {
 			return errors.New("wire: reader returned an impossible count")
 		}
 		d.end += n
@@ -128,6 +133,15 @@ func (d *Decoder) Fill() error {
 		}
 	}
 	return io.ErrNoProgress
+}
+
+// Release gives back the memory of a large frame that Next has returned, and ends the life
+// of all payloads, as Fill does later: for who is to wait before that. What has been read
+// behind the frame is kept, and is not more than 64 KiB.
+func (d *Decoder) Release() {
+	if d.start > 0 && len(d.buf) > keepBuffer {
+		d.makeRoom(0)
+	}
 }
 
 // frameSize returns the size on the wire of the frame at hand, or 0 when its

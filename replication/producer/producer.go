@@ -29,15 +29,18 @@ var (
 	ErrFenced = errors.New("a newer epoch of the producer has appended")
 	// ErrGap is wrapped by the error for a batch that comes after one that is missing.
 	ErrGap = errors.New("a batch of the producer before it is missing")
-	// ErrForgotten is wrapped by the error for a batch that is in the log, but of which it
-	// is no longer known where.
-	ErrForgotten = errors.New("the batch was appended before, too long ago to tell where")
+	// ErrForgotten is wrapped by the error for a batch that comes before those of the
+	// producer that are remembered: it is in the log, unless it never was.
+	ErrForgotten = errors.New("the batch is older than those that are remembered; it may have been appended")
 )
 
 // Table is what is known of producers. It is for one goroutine at a time.
 type Table struct {
 	producers map[int64]*list.Element // of *known
 	recent    list.List               // the one that has appended last is in front
+	// all is from which id on all producers are known that have appended: since an id is
+	// the index of an entry, one that is not known has appended nothing.
+	all int64
 }
 
 // known is one producer.
@@ -58,44 +61,36 @@ type appended struct {
 func NewTable() *Table { return &Table{producers: map[int64]*list.Element{}} }
 
 // Load returns a table of what the end of a log has: its last two segments.
-func Load(log *storage.Log) (*Table, error) {
+func Load(log *storage.Log) (*Table, error) { return LoadUpTo(log, log.LastPlace().Index) }
+
+// LoadUpTo is Load for a log of which only the entries up to index last count: a replica's,
+// whose later ones are about to be replaced.
+func LoadUpTo(log *storage.Log, last uint64) (*Table, error) {
 	t := NewTable()
 	starts := log.Starts()
 	if len(starts) == 0 {
 		return t, nil
 	}
-	offset := starts[max(0, len(starts)-2)].Offset
-	for offset < log.EndOffset() {
-		raw, lease, err := log.ReadRaw(offset, 1<<20)
-		if err != nil {
+	next := starts[max(0, len(starts)-2)].Index + 1
+	t.all = int64(next)
+	var entries []storage.Entry
+	for next <= last {
+		var lease storage.Lease
+		var err error
+		if entries, lease, err = log.ReadEntries(entries[:0], next, last, 1<<20); err != nil {
 			return nil, fmt.Errorf("load producers: %w", err)
 		}
-		err = t.load(raw)
-		offset = raw.EndOffset(offset)
+		for i := range entries {
+			if e := &entries[i]; e.Kind == storage.KindData {
+				if h, err := batch.ParseHeader(e.Body); err == nil {
+					t.Apply(e.Offset, &h)
+				}
+			}
+		}
+		next = entries[len(entries)-1].Index + 1
 		lease.Release()
-		if err != nil {
-			return nil, fmt.Errorf("load producers: %w", err)
-		}
 	}
 	return t, nil
-}
-
-func (t *Table) load(raw storage.RawEntries) error {
-	r, err := storage.NewEntryReader(raw)
-	for err == nil {
-		var e storage.Entry
-		var ok bool
-		if e, ok, err = r.Next(); !ok || err != nil {
-			break
-		}
-		if e.Kind != storage.KindData {
-			continue
-		}
-		if h, err := batch.ParseHeader(e.Body); err == nil {
-			t.Apply(e.Offset, &h)
-		}
-	}
-	return err
 }
 
 // Check says what becomes of a batch with this header, which must have a producer's id. If
@@ -103,11 +98,14 @@ func (t *Table) load(raw storage.RawEntries) error {
 // and first the offset of its first record there. Errors: those that wrap ErrFenced, ErrGap
 // or ErrForgotten; the batch is not to be appended.
 //
-// A producer that is not known, since it is new or has not appended for long, may begin with
-// any sequence number, and so may a new epoch.
+// A new producer begins with sequence number 0, and so does a new epoch. One that is not
+// known, since it has not appended for long, may go on with any.
 func (t *Table) Check(h *batch.Header) (first uint64, duplicate bool, err error) {
 	e := t.producers[h.ProducerID]
 	if e == nil {
+		if h.ProducerID >= t.all && h.BaseSequence != 0 {
+			return 0, false, fmt.Errorf("producer %d, sequence %d: %w: it has appended nothing yet", h.ProducerID, h.BaseSequence, ErrGap)
+		}
 		return 0, false, nil
 	}
 	p := e.Value.(*known)
@@ -115,6 +113,9 @@ func (t *Table) Check(h *batch.Header) (first uint64, duplicate bool, err error)
 	case h.ProducerEpoch < p.epoch:
 		return 0, false, fmt.Errorf("producer %d, epoch %d: %w (epoch %d)", p.id, h.ProducerEpoch, ErrFenced, p.epoch)
 	case h.ProducerEpoch > p.epoch:
+		if h.BaseSequence != 0 {
+			return 0, false, fmt.Errorf("producer %d, epoch %d, sequence %d: %w: an epoch begins with 0", p.id, h.ProducerEpoch, h.BaseSequence, ErrGap)
+		}
 		return 0, false, nil
 	}
 	for _, b := range p.batches {
@@ -123,13 +124,14 @@ func (t *Table) Check(h *batch.Header) (first uint64, duplicate bool, err error)
 		}
 	}
 	next := p.next()
-	switch d := distance(next, h.BaseSequence); {
-	case d == 0:
+	if h.BaseSequence == next {
 		return 0, false, nil
-	case d > 0:
-		return 0, false, fmt.Errorf("producer %d, sequence %d: %w: the next is %d", p.id, h.BaseSequence, ErrGap, next)
 	}
-	return 0, false, fmt.Errorf("producer %d, sequence %d: %w (the next is %d)", p.id, h.BaseSequence, ErrForgotten, next)
+	end := wrap(int64(h.BaseSequence) + int64(h.Count))
+	if distance(p.batches[0].sequence, end) <= 0 {
+		return 0, false, fmt.Errorf("producer %d, sequence %d: %w (the next is %d)", p.id, h.BaseSequence, ErrForgotten, next)
+	}
+	return 0, false, fmt.Errorf("producer %d, sequence %d: %w, or it is made of other records: the next is %d", p.id, h.BaseSequence, ErrGap, next)
 }
 
 // Apply notes that a batch with this header is in the log, where its first record has
@@ -145,6 +147,7 @@ func (t *Table) Apply(first uint64, h *batch.Header) {
 		if len(t.producers) > MaxProducers {
 			oldest := t.recent.Remove(t.recent.Back()).(*known)
 			delete(t.producers, oldest.id)
+			t.all = max(t.all, oldest.id+1)
 		}
 	}
 	t.recent.MoveToFront(e)

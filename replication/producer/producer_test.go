@@ -30,14 +30,19 @@ func verdict(t *Table, h *batch.Header) string {
 
 func TestCheck(t *testing.T) {
 	p := NewTable()
+	p.all = 2 // what is before may have been forgotten
 	require.Equal(t, "new", verdict(p, header(1, 0, 70, 3)), "any beginning")
+	_, _, err := p.Check(header(2, 0, 70, 3))
+	require.ErrorIs(t, err, ErrGap, "the first batch has failed")
 	p.Apply(100, header(1, 0, 70, 3))
 	require.Equal(t, "duplicate of 100", verdict(p, header(1, 0, 70, 3)))
 	require.Equal(t, "new", verdict(p, header(1, 0, 73, 1)))
-	_, _, err := p.Check(header(1, 0, 74, 1))
-	require.ErrorIs(t, err, ErrGap)
-	_, _, err = p.Check(header(1, 0, 70, 2))
-	require.ErrorIs(t, err, ErrForgotten, "of another size")
+	for _, h := range []*batch.Header{header(1, 0, 74, 1), header(1, 0, 70, 2), header(1, 0, 72, 3), header(1, 0, 68, 4)} {
+		_, _, err = p.Check(h)
+		require.ErrorIs(t, err, ErrGap, "%+v", h)
+	}
+	_, _, err = p.Check(header(1, 0, 68, 2))
+	require.ErrorIs(t, err, ErrForgotten)
 	require.Equal(t, "new", verdict(p, header(2, 0, 0, 1)), "another producer")
 	for i := range int32(5) {
 		p.Apply(200+uint64(i), header(1, 0, 73+i, 1))
@@ -47,6 +52,8 @@ func TestCheck(t *testing.T) {
 	require.Equal(t, "duplicate of 200", verdict(p, header(1, 0, 73, 1)))
 
 	require.Equal(t, "new", verdict(p, header(1, 1, 0, 1)), "a new epoch")
+	_, _, err = p.Check(header(1, 1, 78, 1))
+	require.ErrorIs(t, err, ErrGap)
 	p.Apply(300, header(1, 1, 0, 1))
 	_, _, err = p.Check(header(1, 0, 78, 1))
 	require.ErrorIs(t, err, ErrFenced)
@@ -76,6 +83,9 @@ func TestFewAreRemembered(t *testing.T) {
 	require.Equal(t, MaxProducers, p.recent.Len())
 	require.Contains(t, p.producers, int64(0))
 	require.NotContains(t, p.producers, int64(5))
+	require.Equal(t, "new", verdict(p, header(5, 0, 70, 1)), "it may have appended")
+	_, _, err := p.Check(header(MaxProducers+10, 0, 70, 1))
+	require.ErrorIs(t, err, ErrGap, "it has not")
 }
 
 // TestLoad compares what is loaded from a log with what was applied while it was written.
