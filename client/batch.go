@@ -2,6 +2,8 @@ package client
 
 import (
 	"context"
+	"fmt"
+	"math"
 	"time"
 
 	"github.com/zue-log/zue/net/wire"
@@ -20,8 +22,14 @@ type Batch struct {
 // EncodeBatch encodes records, of which it keeps nothing. Those whose Timestamp is 0 get
 // the time of now; their offsets mean nothing. The codec is left out where it makes them
 // no smaller. There must be a record. The error wraps [batch.ErrUnsupported] for a codec
-// that there is not, or [batch.ErrTooLarge]; or it is a [*wire.BatchSizeError].
+// that there is not, or [batch.ErrTooLarge]; or it is a [*wire.BatchSizeError], or that of
+// [wire.CheckRecord].
 func EncodeBatch(records []Record, codec batch.Codec) (Batch, error) {
+	for i := range records {
+		if err := wire.CheckRecord(records[i].Key, records[i].Value); err != nil {
+			return Batch{}, err
+		}
+	}
 	body, err := batch.AppendCompressed(nil, records, time.Now().UnixMilli(), codec)
 	if err != nil {
 		return Batch{}, err
@@ -64,7 +72,11 @@ func (c *Client) appendBatch(ctx context.Context, m wire.BatchAppendRequest) (Re
 	if err != nil {
 		return Receipt{}, newOpError(OpAppend, c.Address(), 0, ErrNotApplied, err)
 	}
-	return do(ctx, c.main, r, parseReceipt)
+	count := 0 // a server refuses a body without a header
+	if h, err := batch.ParseHeader(m.Body); err == nil {
+		count = int(h.Count)
+	}
+	return do(ctx, c.main, r, parseReceipt(count))
 }
 
 func batchRequest(m wire.BatchAppendRequest) (*request, error) {
@@ -74,7 +86,13 @@ func batchRequest(m wire.BatchAppendRequest) (*request, error) {
 	return &request{op: OpAppend, want: wire.TypeBatchAppendResponse, size: m.Size(), encode: m.AppendTo}, nil
 }
 
-func parseReceipt(payload []byte) (Receipt, error) {
-	m, err := wire.ParseBatchAppendResponse(payload)
-	return Receipt(m), err
+// parseReceipt makes a parser of the receipt for a batch of so many records.
+func parseReceipt(count int) func([]byte) (Receipt, error) {
+	return func(payload []byte) (Receipt, error) {
+		m, err := wire.ParseBatchAppendResponse(payload)
+		if err == nil && (int64(m.Count) != int64(count) || m.First > math.MaxUint64-uint64(m.Count)) {
+			err = fmt.Errorf("receipt for %d records from offset %d on, where %d were sent", m.Count, m.First, count)
+		}
+		return Receipt(m), err
+	}
 }

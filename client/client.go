@@ -131,8 +131,12 @@ func (c *Client) giveBack(l *link, due bool) {
 		c.idle = append(c.idle, l)
 	}
 	c.mu.Unlock()
-	if cn := l.current(); !keep && cn != nil {
-		cn.retire()
+	l.mu.Lock()
+	cn := l.conn
+	l.mu.Unlock()
+	if !keep && cn != nil {
+		cn.lose(errRetired) // nobody else uses it
+		cn.hangUp()
 	}
 }
 

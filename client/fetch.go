@@ -112,6 +112,7 @@ type cursor struct {
 	err     error
 	records batch.Reader
 	within  bool   // records has those of an entry
+	opened  bool   // there was an entry with records
 	dense   bool   // that entry has a record at each of its offsets
 	end     uint64 // behind that entry
 	offset  uint64 // the lowest that the next record can have
@@ -161,8 +162,11 @@ func (c *cursor) open() (bool, error) {
 		if !ok {
 			return false, nil
 		}
-		if e.Span == 0 {
-			continue // a control entry
+		if e.Span == 0 { // a control entry
+			if e.Offset != c.offset && c.opened {
+				return false, fmt.Errorf("%w: entry at offset %d where %d was due", ErrCorrupt, e.Offset, c.offset)
+			}
+			continue
 		}
 		c.end = e.Offset + uint64(e.Span)
 		if c.offset < e.Offset || c.offset >= c.end {
@@ -171,7 +175,11 @@ func (c *cursor) open() (bool, error) {
 		if c.records, err = e.Records(); err != nil {
 			return false, fmt.Errorf("%w: records %d to %d: %w", ErrCorrupt, e.Offset, c.end-1, err)
 		}
-		c.within, c.dense = true, int64(c.records.Header().Count) == int64(e.Span)
+		h := c.records.Header()
+		if int64(h.LastOffsetDelta)+1 != int64(e.Span) {
+			return false, fmt.Errorf("%w: records %d to %d, of which the batch has %d", ErrCorrupt, e.Offset, c.end-1, int64(h.LastOffsetDelta)+1)
+		}
+		c.within, c.dense, c.opened = true, int64(h.Count) == int64(e.Span), true
 		return true, nil
 	}
 }

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,8 +24,9 @@ type ProducerOptions struct {
 	// Codec compresses the batches; 0 means not at all.
 	Codec batch.Codec
 	// MaxInFlight is how many batches may be under way; 0 means 8. When some have
-	// failed and are sent again, a later one may have got ahead of them: 1, or Idempotent,
-	// keeps the order of the log that of Send in any case.
+	// failed and are sent again, a later one may have got ahead of them: 1
+	// keeps the order of the log that of Send, but for a batch that has failed with
+	// ErrMaybeApplied: it may come later. Idempotent keeps it in any case.
 	MaxInFlight int
 	// MaxBuffered is how many bytes of records the producer holds, until their functions
 	// have returned; 0 means 16 MiB. Send waits for room.
@@ -57,6 +59,9 @@ const (
 	// maxOverhead is the most that a record without headers takes up beside its key and
 	// value: five varints, attributes and a timestamp.
 	maxOverhead = 32
+	// maxTimestamp bounds timestamps either way, so that no two of a batch are further apart
+	// than can be said.
+	maxTimestamp = int64(1) << 61
 	// eager is how many batches may be under way while one that is not full is sent
 	// without lingering.
 	eager = 2
@@ -159,8 +164,8 @@ func (c *Client) Producer(o ProducerOptions) (*Producer, error) {
 //
 // It waits while [ProducerOptions.MaxBuffered] is reached; the context bounds that waiting
 // only. When it returns an error, an [*OpError] with [ErrNotApplied], the record was not
-// taken and done is not called. Otherwise done is called exactly once, also when the
-// client is closed.
+// taken and done is not called. Otherwise done, unless it is nil, is called exactly once,
+// also when the client is closed.
 //
 // done is called in the order of Send, from a goroutine of the producer. While it runs no
 // other record's is called; it must not call Send, Flush or Close of the same producer,
@@ -183,6 +188,9 @@ func (p *Producer) Send(ctx context.Context, rec Record, done func(offset uint64
 func measure(rec *Record, batched bool) (size int, single bool, err error) {
 	if err := wire.CheckRecord(rec.Key, rec.Value); err != nil {
 		return 0, false, err
+	}
+	if rec.Timestamp < -maxTimestamp || rec.Timestamp > maxTimestamp {
+		return 0, false, fmt.Errorf("timestamp %d ms: want %d to %d", rec.Timestamp, -maxTimestamp, maxTimestamp)
 	}
 	size = maxOverhead + len(rec.Key) + len(rec.Value)
 	for _, h := range rec.Headers {
@@ -208,6 +216,9 @@ func (p *Producer) take(ctx context.Context, rec *Record, size int, single bool,
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.waiting > 0 || !p.hasRoom(size) {
+		if p.open != nil {
+			p.seal() // what lingers would keep this one waiting
+		}
 		if err := p.await(ctx, size); err != nil {
 			return err
 		}
@@ -418,7 +429,10 @@ func (p *Producer) send(b *outBatch) {
 			return
 		}
 	}
-	if !p.board(b, c) {
+	if ok, err := p.board(b, c); err != nil {
+		p.land(b, nil, 0, newOpError(OpAppend, c.address, 0, ErrNotApplied, err))
+		return
+	} else if !ok {
 		return
 	}
 	err = c.start(p.life, r, &waiting[uint64]{b.parse(), func(first uint64, err error) { p.land(b, c, first, err) }})
@@ -428,18 +442,28 @@ func (p *Producer) send(b *outBatch) {
 }
 
 // board says whether a batch may be sent on a connection. If others are still under way on
-// one before, it may not, lest it comes before them when they are sent again: it is put
-// back.
-func (p *Producer) board(b *outBatch, c *conn) bool {
+// one before, or are to be sent again, it may not, lest it comes before them: it is put back.
+// The error is that of a producer that was stopped meanwhile.
+func (p *Producer) board(b *outBatch, c *conn) (bool, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.conn != c && p.flying > 1 {
+	if p.halted != nil {
+		return false, p.halted
+	}
+	if p.broken != nil || p.conn != c && p.flying > 1 {
 		p.flying--
-		p.queue = slices.Insert(p.queue, 0, b)
-		return false
+		p.putBack(b)
+		signal(p.wake)
+		return false, nil
 	}
 	p.conn = c
-	return true
+	return true, nil
+}
+
+// putBack has a batch sent again, in its turn. p.mu is held.
+func (p *Producer) putBack(b *outBatch) {
+	at, _ := slices.BinarySearchFunc(p.queue, b.sequence, func(q *outBatch, s uint64) int { return cmp.Compare(q.sequence, s) })
+	p.queue = slices.Insert(p.queue, at, b)
 }
 
 // land notes what has become of an attempt to append a batch, made on a connection.
@@ -450,8 +474,7 @@ func (p *Producer) land(b *outBatch, c *conn, first uint64, err error) {
 	again := err != nil && c != nil && p.life.Err() == nil && p.worthRetrying(b, err) &&
 		time.Since(b.since) < p.opts.Timeout
 	if again {
-		at, _ := slices.BinarySearchFunc(p.queue, b.sequence, func(q *outBatch, s uint64) int { return int(q.sequence - s) })
-		p.queue = slices.Insert(p.queue, at, b)
+		p.putBack(b)
 		if p.broken == nil {
 			p.broken = &setback{c, err}
 		}

@@ -88,8 +88,9 @@ func (b *outBatch) parse() func([]byte) (uint64, error) {
 	if b.single {
 		return parseOffset
 	}
+	parse := parseReceipt(len(b.records))
 	return func(payload []byte) (uint64, error) {
-		r, err := parseReceipt(payload)
+		r, err := parse(payload)
 		return r.First, err
 	}
 }
@@ -99,6 +100,9 @@ func (b *outBatch) deliver() {
 	for b.called < len(b.done) {
 		i := b.called
 		b.called++ // before it is called, which may never return
+		if b.done[i] == nil {
+			continue
+		}
 		if b.err != nil {
 			b.done[i](0, b.err)
 		} else {

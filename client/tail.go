@@ -18,7 +18,7 @@ type TailOptions struct {
 	// Wait; 0 means 1: a record is delivered as soon as it is there.
 	MinBytes int
 	// Wait is how long one request waits at the end of the log before the next one is
-	// made; 0 means 10 s. It is cut to half of Options.StallTimeout.
+	// made; 0 or less means 10 s. It is cut to half of Options.StallTimeout.
 	Wait time.Duration
 }
 
@@ -42,6 +42,7 @@ type Tail struct {
 
 	way      *underWay // nil: none is
 	attempts int       // that failed since the last answer
+	hasty    int       // answers in a row that had nothing, and came at once
 	started  bool      // there was an answer
 	err      error     // for good
 	stopped  error     // the context's, of the last Next
@@ -53,6 +54,7 @@ type Tail struct {
 // underWay is a fetch without an answer.
 type underWay struct {
 	conn   *conn
+	since  time.Time
 	answer chan fetchAnswer
 }
 
@@ -74,7 +76,7 @@ type fetchAnswer struct {
 func (c *Client) Tail(offset uint64, o TailOptions) *Tail {
 	t := &Tail{
 		client: c, link: c.borrow(), from: offset,
-		fetch: FetchOptions{MaxBytes: o.MaxBytes, MinBytes: o.MinBytes, Wait: orDefault(o.Wait, defaultTailWait)},
+		fetch: FetchOptions{MaxBytes: o.MaxBytes, MinBytes: o.MinBytes, Wait: orDefault(max(o.Wait, 0), defaultTailWait)},
 	}
 	t.life, t.endLife = context.WithCancel(context.Background())
 	return t
@@ -99,7 +101,7 @@ func (t *Tail) Next(ctx context.Context) bool {
 			t.cur = nil
 		}
 		if t.life.Err() != nil {
-			t.err = ErrClosed
+			t.fail(ctx, ErrClosed)
 		} else if !t.refill(ctx) {
 			break
 		}
@@ -155,13 +157,12 @@ func (t *Tail) refill(ctx context.Context) bool {
 		}
 		select {
 		case a := <-t.way.answer:
-			conn := t.way.conn
+			way := t.way
 			t.way = nil
 			if a.err == nil {
-				t.take(a.fetched)
-				return true
+				return t.take(ctx, a.fetched, time.Since(way.since))
 			}
-			if !t.recover(ctx, conn, a.err) {
+			if !t.recover(ctx, way.conn, a.err) {
 				return false
 			}
 		case <-ctx.Done():
@@ -193,19 +194,33 @@ func (t *Tail) request(ctx context.Context, c *conn) error {
 	if err := c.start(ctx, t.client.fetchRequest(t.from, t.fetch), w); err != nil {
 		return err
 	}
-	t.way = &underWay{c, answer}
+	t.way = &underWay{c, time.Now(), answer}
 	return nil
 }
 
-// take has Next read an answer, and puts the next fetch on its way.
-func (t *Tail) take(f *Fetched) {
+// hasty is an answer without records that comes sooner: its server does not wait for any.
+const hasty = 5 * time.Millisecond
+
+// take has Next read an answer that took so long, and puts the next fetch on its way. It
+// reports false if the context has ended, having set err or stopped.
+func (t *Tail) take(ctx context.Context, f *Fetched, took time.Duration) bool {
 	t.attempts, t.started, t.end = 0, true, f.End
 	t.cur = newCursor(f.Raw, f.Offset)
 	t.from = f.Next()
+	if len(f.Raw.Bytes) == 0 && took < hasty {
+		t.hasty++
+		if err := t.client.pause(ctx, t.hasty); err != nil {
+			t.fail(ctx, err)
+			return false
+		}
+	} else {
+		t.hasty = 0
+	}
 	if c := t.link.current(); c != nil {
 		// It need not wait for room, and if it fails the next refill sees to it.
 		_ = t.request(context.Background(), c)
 	}
+	return true
 }
 
 // recover prepares another attempt. It reports false if there is to be none, having set

@@ -547,6 +547,8 @@ static int outcome_of(int server_code) {
     case ZUENET_SERVER_LOG_FULL:
     case ZUENET_SERVER_UNKNOWN_LOG:
     case ZUENET_SERVER_OVERLOADED:
+    case ZUENET_SERVER_PRODUCER_FENCED:
+    case ZUENET_SERVER_SEQUENCE_GAP:
     case ZUENET_SERVER_NOT_LEADER:
     case ZUENET_SERVER_OFFSET_MISMATCH:
     case ZUENET_SERVER_INSUFFICIENT_ISR:
@@ -618,6 +620,25 @@ static int send_parts(zuenet *c, struct iovec *parts, int count, i64 deadline) {
     return ZUENET_OK;
 }
 
+/* Looks whether the server has said anything, or has hung up, since the last answer: then it
+ * does not get the request. */
+static int still_there(zuenet *c, i64 deadline) {
+    byte b;
+    ssize_t n;
+    int code;
+    do n = recv(c->fd, &b, 1, MSG_PEEK | MSG_DONTWAIT);
+    while (n < 0 && errno == EINTR);
+    if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return ZUENET_OK;
+    if (n <= 0) {
+        if (n == 0) errno = ECONNRESET;
+        return system_failure(c, "to send the request");
+    }
+    if ((code = receive(c, ERROR, deadline)) != ZUENET_OK) return code;
+    if ((code = server_failure(c)) != ZUENET_ESERVER) return code;
+    c->outcome = ZUENET_NOT_APPLIED;
+    return end_with(c, ZUENET_ESERVER);
+}
+
 /* Makes a request of the type in parts, of which the first begins with room for the head, and
  * receives the answer: *payload is what follows the head in it. */
 static int exchange(zuenet *c, int type, struct iovec *parts, int count, i64 deadline,
@@ -627,6 +648,7 @@ static int exchange(zuenet *c, int type, struct iovec *parts, int count, i64 dea
     for (i = 0; i < count; i++) size += parts[i].iov_len;
     put(parts[0].iov_base, size - 4, 4);
     ((byte *)parts[0].iov_base)[4] = (byte)type;
+    if ((code = still_there(c, deadline)) != ZUENET_OK) return code;
     if ((code = send_parts(c, parts, count, deadline)) != ZUENET_OK) return code;
     c->outcome = ZUENET_MAYBE; /* the whole request is on its way */
     if ((code = receive(c, type + 1, deadline)) != ZUENET_OK) return code;

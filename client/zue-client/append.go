@@ -27,7 +27,7 @@ append nothing, and the exit status is 0.
 With --stdin, every line of standard input becomes the value of a record with the
 null key, without its line feed. Empty lines count; so does a last line without a
 line feed. Lines are appended in batches, as they come: when a batch is refused, so are
-all its lines, and none after it is sent. Printed are the offsets of the first and the
+all its lines, and no further batch is sent; those under way may be stored. Printed are the offsets of the first and the
 last record. If it stops midway, it says on standard error which lines are stored, and
 the exit status is 1.
 

@@ -174,7 +174,7 @@ static void deaf(void) {
 /* What each code of a refusal says about an append. */
 static void refusals(void) {
     static const int maybe[] = {0x00, 0x03, 0x11, 0x12, 0x42, 0xfe};
-    static const int no[] = {0x01, 0x02, 0x04, 0x05, 0x06, 0x07, 0x08, 0x10, 0x13, 0x14};
+    static const int no[] = {0x01, 0x02, 0x04, 0x05, 0x06, 0x07, 0x08, 0x09, 0x0a, 0x10, 0x13, 0x14};
     size_t i, n = sizeof maybe / sizeof *maybe;
     for (i = 0; i < n + sizeof no / sizeof *no; i++) {
         int code = i < n ? maybe[i] : no[i - n];
@@ -190,6 +190,41 @@ static void refusals(void) {
         CHECK(zuenet_usable(c) == (code != ZUENET_SERVER_OVERLOADED));
         fake_end(f, c);
         free(b.at);
+    }
+}
+
+/* A server that says more than one answer, or hangs up, before the next request: that is
+ * surely not carried out. */
+static void between_requests(void) {
+    int stray;
+    for (stray = 0; stray < 2; stray++) {
+        bytes answer = {0};
+        script s = {0};
+        zuenet_u64 offset = 0;
+        struct pollfd p;
+        zuenet *c;
+        fake f;
+        int i;
+        for (i = 0; i <= stray; i++) {
+            add_number(&answer, 9, 4);
+            add_number(&answer, 2, 1);
+            add_number(&answer, 5, 8);
+        }
+        s.answer = &answer;
+        s.piece = 13;
+        s.pause_ms = 50;
+        f = fake_connect(&s, 5000, &c);
+        CALL(ZUENET_OK, c, zuenet_append(c, "k", 1, "v", 1, &offset));
+        p.fd = c->fd;
+        p.events = POLLIN;
+        CHECK(poll(&p, 1, 5000) == 1);
+        offset = 77;
+        CALL(stray ? ZUENET_EPROTOCOL : ZUENET_ECLOSED, c,
+             zuenet_append(c, "k", 1, "v", 1, &offset));
+        CHECK(offset == 77 && zuenet_outcome(c) == ZUENET_NOT_APPLIED);
+        is_broken(c);
+        fake_end(f, c);
+        free(answer.at);
     }
 }
 
@@ -413,6 +448,7 @@ int main(void) {
     slow();
     deaf();
     refusals();
+    between_requests();
     long_message();
     wrong_receipts();
     fetches();
