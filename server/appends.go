@@ -12,6 +12,9 @@ const (
 	// maxRunRecords and maxRunBytes bound the single appends taken into one entry.
 	maxRunRecords = 4096
 	maxRunBytes   = 4 << 20
+	// maxUnderWay is how many bytes of appends a session has under way before it waits
+	// until they are durable, though more has arrived.
+	maxUnderWay = 256 << 10
 
 	// standaloneCopies is on how many disks an append of a server without replication
 	// is, if it is durable when it is answered.
@@ -26,6 +29,12 @@ type appends struct {
 	// records are to become one entry; they point into the decoder's buffer.
 	records []storage.Record
 	bytes   int // of records
+	sent    int // bytes of those in waiting
+}
+
+// underWay says whether there are appends to be waited for, and more may join them.
+func (a *appends) underWay() bool {
+	return len(a.waiting)+len(a.records) > 0 && a.sent+a.bytes < maxUnderWay
 }
 
 // waiting is an append that the log has taken.
@@ -52,6 +61,7 @@ func (c *session) submitRecords() {
 	a := &c.appends
 	if len(a.records) > 0 {
 		a.waiting = append(a.waiting, waiting{pending: c.server.log.AppendAsync(a.records...), singles: len(a.records)})
+		a.sent += a.bytes
 		c.dropRecords()
 	}
 }
@@ -86,6 +96,7 @@ func (c *session) takeBatch(m *wire.BatchAppendRequest) {
 	}
 	// A batch without a header is refused by the log.
 	c.appends.waiting = append(c.appends.waiting, waiting{pending: submit(c.server.log, m), count: uint32(h.Count)})
+	c.appends.sent += len(m.Body)
 }
 
 // answerBatch answers a request to append a batch.
@@ -117,7 +128,7 @@ func (c *session) settle() {
 		}
 	}
 	clear(a.waiting)
-	a.waiting = a.waiting[:0]
+	a.waiting, a.sent = a.waiting[:0], 0
 }
 
 // answerSingles answers n requests of one record, of which the first is at that offset.

@@ -9,7 +9,10 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/zue-log/zue/net/wire"
 	"github.com/zue-log/zue/storage"
@@ -44,6 +47,7 @@ const (
 type session struct {
 	server *Server
 	conn   net.Conn
+	raw    syscall.RawConn // nil: there is none
 	dec    *wire.Decoder
 	out    []byte
 
@@ -59,7 +63,11 @@ type session struct {
 }
 
 func newSession(s *Server, conn net.Conn) *session {
-	return &session{server: s, conn: conn, dec: wire.NewDecoder(conn, wire.MaxLargeFrame)}
+	c := &session{server: s, conn: conn, dec: wire.NewDecoder(conn, wire.MaxLargeFrame)}
+	if sc, ok := conn.(syscall.Conn); ok {
+		c.raw, _ = sc.SyscallConn() // without it, arrived says no
+	}
+	return c
 }
 
 // finish has run answer what has arrived and return. It may be called beside run.
@@ -194,15 +202,33 @@ func (c *session) serve() error {
 				return err
 			}
 		}
-		c.settle()
-		if err := c.flush(); err != nil {
-			return err
+		// What has arrived meanwhile shares the sync.
+		if c.dec.Full() && c.appends.underWay() && c.arrived() {
+			c.submitRecords()
+		} else {
+			c.settle()
+			if err := c.flush(); err != nil {
+				return err
+			}
+			c.rest()
 		}
-		c.rest()
 		if err := c.fill(); err != nil {
 			return err
 		}
 	}
+}
+
+// arrived says whether more has, without waiting for it.
+func (c *session) arrived() bool {
+	if c.raw == nil {
+		return false
+	}
+	n := 0
+	err := c.raw.Control(func(fd uintptr) {
+		var b [1]byte
+		n, _, _ = unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	})
+	return err == nil && n > 0
 }
 
 // handle takes one request. Its answer is in c.out, or will be after settle.

@@ -123,7 +123,7 @@ func (d *Decoder) Fill() error {
 			return errors.New("wire: reader returned an impossible count")
 		}
 		d.end += n
-		d.full = d.end == len(d.buf)
+		d.full = n == len(room)
 		if n > 0 {
 			d.pending = err
 			return nil
@@ -143,6 +143,9 @@ func (d *Decoder) Release() {
 		d.makeRoom(0)
 	}
 }
+
+// Full reports whether the last read filled all of its room, so that more may have arrived.
+func (d *Decoder) Full() bool { return d.full }
 
 // frameSize returns the size on the wire of the frame at hand, or 0 when its
 // length field has not arrived.
