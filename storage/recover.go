@@ -498,7 +498,7 @@ func (r *recovering) finish() error {
 		if s.sealed {
 			continue
 		}
-		if r.mark < s.last.Index || r.dirty {
+		if (r.mark < s.last.Index || r.dirty) && !planted("recovery not synced") {
 			if err := rewrite(s, r.mark); err != nil {
 				return err
 			}

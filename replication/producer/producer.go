@@ -2,8 +2,7 @@
 // the first time, by the producer's id, its epoch and the sequence numbers that are in the
 // header of a record batch: the rules are those of Kafka's idempotent producer (KIP-98).
 //
-// What it knows is a function of the end of a log, the last two segments at least: see
-// [Load]. So it needs no file of its own, and a crash loses none of it.
+// What it knows is a function of the end of a log: see [Load]. So it needs no file of its own, and a crash loses none of it.
 package producer
 
 import (
@@ -60,7 +59,11 @@ type appended struct {
 // NewTable returns a table that knows no producer.
 func NewTable() *Table { return &Table{producers: map[int64]*list.Element{}} }
 
-// Load returns a table of what the end of a log has: its last two segments.
+// loaded is how many bytes of log a table is made of at least, if there are so many.
+const loaded = 128 << 20
+
+// Load returns a table of what the end of a log has: some 128 MiB, or two segments if these
+// are larger.
 func Load(log *storage.Log) (*Table, error) { return LoadUpTo(log, log.LastPlace().Index) }
 
 // LoadUpTo is Load for a log of which only the entries up to index last count: a replica's,
@@ -71,7 +74,9 @@ func LoadUpTo(log *storage.Log, last uint64) (*Table, error) {
 	if len(starts) == 0 {
 		return t, nil
 	}
-	next := starts[max(0, len(starts)-2)].Index + 1
+	m := log.Metrics()
+	segments := max(2, 1+loaded*int64(max(1, m.Segments))/max(1, m.FileBytes))
+	next := starts[max(0, len(starts)-int(segments))].Index + 1
 	t.all = int64(next)
 	var entries []storage.Entry
 	for next <= last {

@@ -1,0 +1,357 @@
+package core
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"sort"
+
+	"go.etcd.io/raft/v3"
+	pb "go.etcd.io/raft/v3/raftpb"
+	"go.etcd.io/raft/v3/tracker"
+
+	"github.com/zue-log/zue/replication/producer"
+	"github.com/zue-log/zue/storage"
+	"github.com/zue-log/zue/storage/batch"
+)
+
+// Why an append has failed. Of the first group it is surely not in the log, and never will
+// be; of the second it may be, now or later.
+var (
+	// ErrNotLeader says that another node leads, or none does: see [Append.Leader].
+	ErrNotLeader = errors.New("this node does not lead")
+	// ErrInsufficientISR says that fewer than Quorum replicas are in sync.
+	ErrInsufficientISR = errors.New("too few replicas are in sync; nothing was appended")
+	// ErrOverloaded says that MaxInFlightBytes is reached.
+	ErrOverloaded = errors.New("too many appends are under way; nothing was appended")
+
+	// ErrQuorumFailed says that leadership was lost before the append was acknowledged.
+	ErrQuorumFailed = errors.New("leadership was lost before the append was acknowledged; it may yet be in the log")
+	// ErrReplicationTimeout says that it was not acknowledged in time.
+	ErrReplicationTimeout = errors.New("the append was not on a quorum in time; it may yet be in the log")
+	// ErrStopped says that the core has failed or was closed. It is maybe, too.
+	ErrStopped = errors.New("the node has stopped; the append may be in the log")
+)
+
+// Append is a request to append a batch, or with Body nil to have a producer's id. The core
+// keeps it until it is in [Output.Appends], with its outcome.
+type Append struct {
+	// Body is a record batch from its attributes on, which was checked, and Checksum its
+	// CRC-32C. The core copies it.
+	Body     []byte
+	Checksum uint32
+	// Conditional says that it is to be appended only if the log ends at EndOffset; the error
+	// is storage.ErrNotAtEnd otherwise.
+	Conditional bool
+	EndOffset   uint64
+	// Tag is the caller's.
+	Tag any
+
+	// Err is nil if it was appended; errors of package producer are among those that say that
+	// it surely was not.
+	Err error
+	// First is the offset of the first record, Index that of the entry: a producer's id.
+	First, Index uint64
+	// Term is that of the entry, and Copies on how many voters it is.
+	Term   uint64
+	Copies int
+	// Duplicate says that it was in the log already.
+	Duplicate bool
+	// Leader is who leads, for ErrNotLeader; 0 if that is not known.
+	Leader NodeID
+
+	header batch.Header
+	term   uint64 // in which it was proposed
+	since  uint64 // tick
+}
+
+// flight is an append whose entry is in the leader's log.
+type flight struct {
+	index uint64
+	first uint64
+	a     *Append
+}
+
+// Append takes a request to append. Its outcome is in an [Output] later, or in the next.
+func (c *Core) Append(a *Append) {
+	defer c.guard()
+	a.since = c.ticks
+	switch {
+	case c.err != nil || c.closing:
+		a.Err = fmt.Errorf("%w: it stops", ErrNotLeader)
+	case c.rn == nil || !c.leads():
+		a.Err, a.Leader = ErrNotLeader, c.leader.Node()
+	case c.bytes > 0 && c.bytes+len(a.Body) > c.cfg.MaxInFlightBytes:
+		a.Err = ErrOverloaded
+	}
+	if a.Err == nil && a.Body != nil {
+		a.header, a.Err = batch.ParseHeader(a.Body)
+	}
+	if a.Err != nil {
+		c.out.Appends = append(c.out.Appends, a)
+		return
+	}
+	c.bytes += len(a.Body)
+	if len(c.parked) > 0 { // those come first
+		c.parked = append(c.parked, a)
+		return
+	}
+	c.propose(a)
+}
+
+// leads says whether this node takes appends.
+func (c *Core) leads() bool { return c.rn.BasicStatus().RaftState == raft.StateLeader }
+
+// propose proposes an append, or parks or answers it.
+func (c *Core) propose(a *Append) {
+	if n := c.inSync(); n < c.cfg.Quorum {
+		// A new leader's followers have had no chance yet.
+		if c.role != raft.StateLeader || c.ticks-c.led < uint64(c.cfg.ElectionTicks) {
+			c.parked = append(c.parked, a)
+			return
+		}
+		c.answer(a, fmt.Errorf("%w: %d, want %d", ErrInsufficientISR, n, c.cfg.Quorum))
+		return
+	}
+	if a.Conditional && a.EndOffset != c.end() {
+		c.answer(a, fmt.Errorf("%w: it ends at %d, not at %d", storage.ErrNotAtEnd, c.end(), a.EndOffset))
+		return
+	}
+	if a.Body != nil && a.header.ProducerID >= 0 {
+		if done := c.checkProducer(a); done {
+			return
+		}
+	}
+	kind, checksum, body := storage.KindData, a.Checksum, a.Body
+	if body == nil {
+		kind, body = storage.KindControl, []byte{controlProducer}
+		checksum = batch.Checksum(body)
+	}
+	data := appendEnveloped(make([]byte, 0, envelope+len(body)), kind, checksum, checksum, body)
+	a.term = c.rn.BasicStatus().GetTerm()
+	if err := c.rn.Propose(data); err != nil {
+		// Either leadership is being handed over, or it is gone: nothing was appended.
+		a.Leader = c.leader.Node()
+		c.answer(a, fmt.Errorf("%w: %w", ErrNotLeader, err))
+		return
+	}
+	c.proposals = append(c.proposals, a)
+}
+
+// checkProducer says whether a batch of a producer's needs no proposal: it is a duplicate of
+// one that is in the leader's log, committed or not, or refused.
+func (c *Core) checkProducer(a *Append) bool {
+	for _, p := range c.proposals { // of which the table does not know yet
+		if p.Body != nil && p.header.ProducerID == a.header.ProducerID {
+			c.pump()
+			break
+		}
+	}
+	if c.err != nil {
+		c.answer(a, ErrStopped)
+		return true
+	}
+	if c.table == nil {
+		if err := c.loadTable(); err != nil {
+			c.fail(err)
+			c.answer(a, ErrStopped)
+			return true
+		}
+	}
+	first, duplicate, err := c.table.Check(&a.header)
+	if err != nil {
+		c.answer(a, err)
+		return true
+	}
+	if !duplicate {
+		return false
+	}
+	p, err := c.entryAt(first)
+	if err != nil {
+		c.fail(err)
+		c.answer(a, ErrStopped)
+		return true
+	}
+	a.Duplicate = true
+	c.fly(flight{p.index, first, a}, p.term)
+	return true
+}
+
+// loadTable makes the table of what raft's log has.
+func (c *Core) loadTable() error {
+	last := c.last.Index
+	if len(c.tail) > 0 {
+		last = c.tail[0].index - 1
+	}
+	t, err := producer.LoadUpTo(c.log, last)
+	if err != nil {
+		return err
+	}
+	for i := range c.tail {
+		if p := &c.tail[i]; p.producer != nil {
+			t.Apply(p.offset, p.producer)
+		}
+	}
+	c.table = t
+	return nil
+}
+
+// entryAt returns the entry that begins with a record.
+func (c *Core) entryAt(offset uint64) (placed, error) {
+	// FindEntry goes no further than readers do, and the entry may not be committed.
+	var failed error
+	n := sort.Search(int(c.last.Index-c.visible), func(n int) bool {
+		p, err := c.placeAfter(c.visible + 1 + uint64(n))
+		failed = cmp.Or(failed, err)
+		return err == nil && p.Offset > offset
+	})
+	index := c.visible + 1 + uint64(n)
+	if offset < c.log.EndOffset() {
+		index, failed = c.log.FindEntry(offset)
+	}
+	if failed != nil {
+		return placed{}, fmt.Errorf("find the entry of offset %d: %w", offset, failed)
+	}
+	p, err := c.placeAfter(index)
+	return placed{index: index, term: p.Term}, err
+}
+
+// end returns the end offset of the leader's log, with all that was proposed.
+func (c *Core) end() uint64 {
+	end := c.last.Offset
+	for _, a := range c.proposals {
+		if a.Body != nil {
+			end += uint64(a.header.LastOffsetDelta) + 1
+		}
+	}
+	return end
+}
+
+// placedProposal finds the append of an entry that raft has appended. In one term, all that
+// was proposed is appended, in that order.
+func (c *Core) placedProposal(e *pb.Entry, p *placed) {
+	for len(c.proposals) > 0 {
+		a := c.proposals[0]
+		if a.term > e.GetTerm() || a.term == e.GetTerm() && (e.GetType() != pb.EntryNormal || len(e.GetData()) == 0) {
+			return // of another leader's, or raft's own
+		}
+		c.proposals = slices.Delete(c.proposals, 0, 1)
+		if a.term < e.GetTerm() {
+			c.answer(a, ErrQuorumFailed)
+			continue
+		}
+		c.fly(flight{p.index, p.offset, a}, p.term)
+		return
+	}
+}
+
+// fly has an append wait for its acknowledgement.
+func (c *Core) fly(f flight, term uint64) {
+	f.a.Term, f.a.Index, f.a.First = term, f.index, f.first
+	at, _ := slices.BinarySearchFunc(c.flights, f.index+1, func(f flight, i uint64) int { return cmp.Compare(f.index, i) })
+	c.flights = slices.Insert(c.flights, at, f)
+}
+
+// acknowledge answers the appends that may be acknowledged: readers here see them, so they
+// are committed, and durable here; and Quorum voters have said that they are durable there.
+// What a voter has said is its Progress' Match. It is never of another incarnation, since
+// that has another id, and the voter says it only when the write is finished: raft's responses
+// wait in Write for that.
+func (c *Core) acknowledge() {
+	if len(c.flights) == 0 || c.role != raft.StateLeader {
+		return
+	}
+	matches := c.matches()
+	if len(matches) < c.cfg.Quorum {
+		return
+	}
+	last := min(c.visible, matches[c.cfg.Quorum-1])
+	n := 0
+	for _, f := range c.flights {
+		if f.index > last {
+			break
+		}
+		copies := 0
+		for _, m := range matches {
+			if m >= f.index {
+				copies++
+			}
+		}
+		f.a.Copies = copies
+		c.answer(f.a, nil)
+		n++
+	}
+	c.flights = slices.Delete(c.flights, 0, n)
+}
+
+// matches returns up to which entry each voter's log is durable and equal to the leader's,
+// the largest first.
+func (c *Core) matches() (matches []uint64) {
+	conf := c.raft.confAt(c.raft.applied)
+	c.rn.WithProgress(func(id uint64, _ raft.ProgressType, pr tracker.Progress) {
+		if slices.Contains(conf.GetVoters(), id) {
+			matches = append(matches, pr.Match)
+		}
+	})
+	slices.SortFunc(matches, func(a, b uint64) int { return cmp.Compare(b, a) })
+	return matches
+}
+
+// answer gives an append its outcome.
+func (c *Core) answer(a *Append, err error) {
+	c.bytes -= len(a.Body)
+	a.Err = err
+	c.out.Appends = append(c.out.Appends, a)
+}
+
+// answerAll answers all appends and barriers that wait.
+func (c *Core) answerAll(err error) {
+	for _, f := range c.flights {
+		c.answer(f.a, err)
+	}
+	for _, a := range c.proposals {
+		c.answer(a, err)
+	}
+	c.flights, c.proposals = nil, nil
+	c.answerParked()
+	for _, b := range c.barriers {
+		b.Err = err
+	}
+	c.out.Barriers = append(c.out.Barriers, c.barriers...)
+	c.barriers = nil
+}
+
+// answerParked refuses the appends that were never proposed.
+func (c *Core) answerParked() {
+	parked := c.parked
+	c.parked = nil
+	for _, a := range parked {
+		a.Leader = c.leader.Node()
+		c.answer(a, ErrNotLeader)
+	}
+}
+
+// unpark proposes the appends that had to wait for followers, as far as it can.
+func (c *Core) unpark() {
+	parked := c.parked
+	c.parked = nil
+	for _, a := range parked {
+		if len(c.parked) > 0 {
+			c.parked = append(c.parked, a)
+		} else {
+			c.propose(a)
+		}
+	}
+}
+
+// expire answers the appends whose time is up.
+func (c *Core) expire() {
+	late := func(a *Append) bool { return c.ticks-a.since >= uint64(c.cfg.TimeoutTicks) }
+	c.flights = slices.DeleteFunc(c.flights, func(f flight) bool {
+		if late(f.a) {
+			c.answer(f.a, ErrReplicationTimeout)
+		}
+		return late(f.a)
+	})
+}

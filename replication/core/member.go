@@ -1,0 +1,375 @@
+package core
+
+import (
+	"fmt"
+	"slices"
+
+	"go.etcd.io/raft/v3"
+	pb "go.etcd.io/raft/v3/raftpb"
+	"go.etcd.io/raft/v3/tracker"
+)
+
+// peer is what a leader knows of another node.
+type peer struct {
+	heard    uint64 // tick, plus 1; 0: not in this term
+	snapshot uint64 // tick at which it was last told where the log begins
+	// as it has reported:
+	first, commit, end uint64
+}
+
+func (c *Core) peer(id PeerID) *peer {
+	p := c.peers[id]
+	if p == nil {
+		p = &peer{}
+		c.peers[id] = p
+	}
+	return p
+}
+
+// conf returns the membership that has been applied.
+func (c *Core) conf() *pb.ConfState { return c.raft.confAt(c.raft.applied) }
+
+// Step takes a message of another node. An error that wraps [ErrMessage] says that the
+// message was refused; it does no harm.
+func (c *Core) Step(m *Message) error {
+	defer c.guard()
+	if err := m.check(c.cfg.Self); err != nil {
+		return err
+	}
+	if c.err != nil {
+		return nil
+	}
+	if m.Cluster != c.st.cluster && m.Kind != KindHello && m.Kind != KindWelcome && m.Kind != KindPromise {
+		return nil // of another cluster, or one that was never founded
+	}
+	switch m.Kind {
+	case KindRaft:
+		return c.stepRaft(m.Raft)
+	case KindJoin:
+		c.admit(m.Peer)
+	case KindReport:
+		if c.rn != nil {
+			p := c.peer(m.Peer)
+			p.heard, p.first, p.commit, p.end = c.ticks+1, m.First, m.Commit, m.End
+		}
+	default:
+		c.hear(m)
+	}
+	return nil
+}
+
+func (c *Core) stepRaft(m *pb.Message) error {
+	if c.rn == nil || m.GetTo() != uint64(c.st.self) {
+		return nil // for another incarnation
+	}
+	switch m.GetType() {
+	case pb.MsgProp, pb.MsgHup, pb.MsgBeat, pb.MsgUnreachable, pb.MsgSnapStatus, pb.MsgCheckQuorum, pb.MsgForgetLeader:
+		return fmt.Errorf("%s of another node: %w", m.GetType(), ErrMessage)
+	}
+	for _, e := range m.GetEntries() {
+		if m.GetType() != pb.MsgApp {
+			break // the id of a ReadIndex
+		}
+		if err := verify(e); err != nil {
+			return fmt.Errorf("%w: %w", ErrMessage, err)
+		}
+	}
+	if m.GetType() == pb.MsgReadIndex && !c.mayAnswerReadIndex() {
+		return nil // it will be asked again
+	}
+	// A leader names no commit beyond what this node has said to have.
+	if m.GetType() == pb.MsgHeartbeat && m.GetTerm() >= c.rn.BasicStatus().GetTerm() && m.GetCommit() > c.lastIndex() && !planted("loss not noticed") {
+		c.reincarnate()
+		return nil
+	}
+	if c.rn.BasicStatus().RaftState == raft.StateLeader {
+		c.peer(PeerID(m.GetFrom())).heard = c.ticks + 1
+	}
+	_ = c.rn.Step(m) // of one that is no member, or too late
+	return nil
+}
+
+// lastIndex returns that of the last entry that raft has.
+func (c *Core) lastIndex() uint64 {
+	c.pump()
+	return c.last.Index
+}
+
+// Tick says that a tick has passed: a heartbeat's interval.
+func (c *Core) Tick() {
+	defer c.guard()
+	if c.err != nil {
+		return
+	}
+	c.ticks++
+	c.expireBarriers()
+	if c.rn == nil {
+		c.seek()
+		return
+	}
+	if c.cfg.Static && c.cfg.Self != c.cfg.Preferred {
+		c.rn.TickQuiesced() // it never stands
+	} else {
+		c.rn.Tick()
+	}
+	c.pump()
+	if c.err != nil || c.rn == nil {
+		return
+	}
+	c.expire()
+	c.unpark()
+	switch {
+	case c.role == raft.StateLeader:
+		c.manage()
+	case c.ticks%uint64(c.cfg.ReportTicks) == 0 && c.leader != 0 && c.leader != c.st.self:
+		c.post(&Message{Kind: KindReport, To: c.leader.Node(), First: c.log.FirstOffset(), Commit: c.log.EndOffset(), End: c.last.Offset})
+	}
+	c.join()
+	if c.st.commit > c.saved && c.ticks-c.savedAt >= lazyTicks && len(c.writes) == 0 {
+		c.saveState(nil)
+	}
+}
+
+// lazyTicks is how often the commit is saved, if there is no other reason to.
+const lazyTicks = 50
+
+// join asks to become a member, of whoever may lead.
+func (c *Core) join() {
+	conf, self := c.conf(), uint64(c.st.self)
+	if c.st.phase != phaseJoining || c.ticks%helloTicks != 0 || slices.Contains(conf.GetVoters(), self) || slices.Contains(conf.GetLearners(), self) {
+		return
+	}
+	for _, n := range c.cfg.Nodes {
+		if n != c.cfg.Self {
+			c.post(&Message{Kind: KindJoin, To: n})
+		}
+	}
+}
+
+// Allow has a leader let a node join that no membership has had so far.
+func (c *Core) Allow(n NodeID) { c.allowed[n] = true }
+
+// members returns all peers in a membership.
+func members(conf *pb.ConfState) (ids []PeerID) {
+	for _, list := range [][]uint64{conf.GetVoters(), conf.GetLearners(), conf.GetVotersOutgoing(), conf.GetLearnersNext()} {
+		for _, id := range list {
+			if !slices.Contains(ids, PeerID(id)) {
+				ids = append(ids, PeerID(id))
+			}
+		}
+	}
+	return ids
+}
+
+// admit makes a node in a new incarnation a learner. A learner that is an older one goes.
+func (c *Core) admit(p PeerID) {
+	if c.rn == nil || c.role != raft.StateLeader {
+		return
+	}
+	conf := c.conf()
+	known := c.allowed[p.Node()]
+	for _, m := range members(conf) {
+		if m == p {
+			return
+		}
+		known = known || m.Node() == p.Node()
+	}
+	if !known || p.Node() == c.cfg.Self {
+		return
+	}
+	changes := []*pb.ConfChangeSingle{{Type: pb.ConfChangeAddLearnerNode.Enum(), NodeId: new(uint64(p))}}
+	for _, id := range conf.GetLearners() {
+		if PeerID(id).Node() == p.Node() {
+			changes = append(changes, &pb.ConfChangeSingle{Type: pb.ConfChangeRemoveNode.Enum(), NodeId: new(id)})
+		}
+	}
+	c.change(changes)
+}
+
+// change proposes a change of membership, unless one is under way: raft would make an empty
+// entry of it.
+func (c *Core) change(changes []*pb.ConfChangeSingle) {
+	c.pump()
+	if c.err != nil || c.role != raft.StateLeader || c.confPending > c.raft.applied || len(c.conf().GetVotersOutgoing()) > 0 {
+		return
+	}
+	_ = c.rn.ProposeConfChange(&pb.ConfChangeV2{Changes: changes}) // if not, again later
+	c.pump()
+}
+
+// manage is what a leader does each tick.
+func (c *Core) manage() {
+	conf := c.conf()
+	lead := uint64(0)
+	c.rn.WithProgress(func(id uint64, typ raft.ProgressType, pr tracker.Progress) {
+		p := PeerID(id)
+		if p != c.st.self && pr.State == tracker.StateSnapshot && c.ticks-c.peer(p).snapshot >= uint64(c.cfg.ElectionTicks) {
+			lead = id // what it was told may have been lost
+		}
+	})
+	if lead != 0 {
+		c.rn.ReportSnapshot(lead, raft.SnapshotFailure)
+	}
+	for _, id := range conf.GetLearners() {
+		if c.caughtUp(PeerID(id)) {
+			c.promote(PeerID(id), conf)
+			break
+		}
+	}
+	c.handOverIfStalled()
+}
+
+// caughtUp says whether a peer has almost all that this leader has.
+func (c *Core) caughtUp(p PeerID) bool {
+	lag, ok := c.lag(p)
+	return ok && c.heardLately(p) && lag <= c.cfg.MaxLag
+}
+
+// promote makes a learner a voter, and removes the node's other incarnations.
+func (c *Core) promote(p PeerID, conf *pb.ConfState) {
+	changes := []*pb.ConfChangeSingle{{Type: pb.ConfChangeAddNode.Enum(), NodeId: new(uint64(p))}}
+	for _, m := range members(conf) {
+		if m != p && m.Node() == p.Node() {
+			changes = append(changes, &pb.ConfChangeSingle{Type: pb.ConfChangeRemoveNode.Enum(), NodeId: new(uint64(m))})
+		}
+	}
+	c.change(changes)
+}
+
+// lag returns by how many records a peer is behind; false if that is not known.
+func (c *Core) lag(p PeerID) (uint64, bool) {
+	var match uint64
+	c.rn.WithProgress(func(id uint64, _ raft.ProgressType, pr tracker.Progress) {
+		if PeerID(id) == p {
+			match = pr.Match
+		}
+	})
+	if match == 0 || match > c.last.Index {
+		return 0, false
+	}
+	place, err := c.placeAfter(match)
+	if err != nil {
+		return 0, false // it is behind what this log has kept
+	}
+	return c.last.Offset - place.Offset, true
+}
+
+func (c *Core) heardLately(p PeerID) bool {
+	if p == c.st.self {
+		return true
+	}
+	known := c.peers[p]
+	return known != nil && known.heard > 0 && c.ticks+1-known.heard <= 2*uint64(c.cfg.ReportTicks)
+}
+
+// InSync returns the voters that are in sync with this leader, itself included: heard of
+// lately, and behind by MaxLag records at most. Nil if it does not lead.
+func (c *Core) InSync() (peers []PeerID) {
+	if c.rn == nil || !c.leads() {
+		return nil
+	}
+	for _, id := range c.conf().GetVoters() {
+		p := PeerID(id)
+		if p == c.st.self || c.caughtUp(p) {
+			peers = append(peers, p)
+		}
+	}
+	return peers
+}
+
+func (c *Core) inSync() int { return len(c.InSync()) }
+
+// handOverIfStalled has another node lead when this one's disk takes longer than an election.
+func (c *Core) handOverIfStalled() {
+	if c.cfg.Static || len(c.writes) == 0 || c.ticks-c.writes[0].issued < uint64(c.cfg.ElectionTicks) {
+		return
+	}
+	if to := c.heir(); to != 0 {
+		c.rn.TransferLeader(uint64(to))
+	}
+}
+
+// heir returns the voter that has most of the log, of those in sync; 0 if there is none.
+func (c *Core) heir() (best PeerID) {
+	most := uint64(0)
+	inSync := c.InSync()
+	c.rn.WithProgress(func(id uint64, _ raft.ProgressType, pr tracker.Progress) {
+		if p := PeerID(id); p != c.st.self && slices.Contains(inSync, p) && pr.Match > most {
+			best, most = p, pr.Match
+		}
+	})
+	return best
+}
+
+// Transfer has another node lead, or, with 0, the one that has most of the log. It returns
+// the one that is to, or an error that says why none is. It may fail all the same.
+func (c *Core) Transfer(n NodeID) (NodeID, error) {
+	defer c.guard()
+	if c.err != nil || c.rn == nil || !c.leads() {
+		return 0, ErrNotLeader
+	}
+	to := PeerID(0)
+	if n == 0 {
+		to = c.heir()
+	}
+	for _, id := range c.conf().GetVoters() {
+		if p := PeerID(id); p.Node() == n {
+			to = p
+		}
+	}
+	if to == 0 || c.cfg.Static {
+		return 0, fmt.Errorf("hand leadership over to node %d: no such voter is in sync, or elections are static", n)
+	}
+	c.rn.TransferLeader(uint64(to))
+	return to.Node(), nil
+}
+
+// Remove removes a node from the membership, with all its incarnations. Only a leader can.
+func (c *Core) Remove(n NodeID) error {
+	defer c.guard()
+	if c.err != nil || c.rn == nil || !c.leads() {
+		return ErrNotLeader
+	}
+	var changes []*pb.ConfChangeSingle
+	for _, m := range members(c.conf()) {
+		if m.Node() == n {
+			changes = append(changes, &pb.ConfChangeSingle{Type: pb.ConfChangeRemoveNode.Enum(), NodeId: new(uint64(m))})
+		}
+	}
+	if len(changes) == 0 {
+		return fmt.Errorf("remove node %d: it is no member", n)
+	}
+	delete(c.allowed, n)
+	c.change(changes)
+	return nil
+}
+
+// Unreachable says that messages to a node get lost.
+func (c *Core) Unreachable(n NodeID) {
+	defer c.guard()
+	if c.err != nil || c.rn == nil {
+		return
+	}
+	for _, m := range members(c.conf()) {
+		if m.Node() == n {
+			c.rn.ReportUnreachable(uint64(m))
+		}
+	}
+}
+
+// Close takes no more requests, and has the commit saved. When the last write that Ready
+// returns from now on is finished, the log can be closed.
+func (c *Core) Close() {
+	defer c.guard()
+	if c.err != nil || c.closing {
+		return
+	}
+	c.pump()
+	c.closing = true
+	c.answerAll(ErrStopped)
+	c.rn = nil
+	if c.st.phase >= phaseActive {
+		c.st.clean = true
+		c.saveState(nil)
+	}
+}

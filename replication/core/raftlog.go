@@ -1,0 +1,139 @@
+package core
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+
+	"go.etcd.io/raft/v3"
+	pb "go.etcd.io/raft/v3/raftpb"
+
+	"github.com/zue-log/zue/storage"
+)
+
+// raftLog is a storage.Log as raft reads it. Nothing is written by way of it: see Write.
+type raftLog struct {
+	log   *storage.Log
+	hard  *pb.HardState // to begin with
+	confs []confAt      // the newest is that at applied
+	// applied is up to where entries have been applied.
+	applied uint64
+	// damaged is the first error of the log that raft has been told of as something else.
+	damaged error
+}
+
+// InitialState implements raft.Storage.
+func (r *raftLog) InitialState() (*pb.HardState, *pb.ConfState, error) {
+	return r.hard, r.confAt(r.applied), nil
+}
+
+// Entries implements raft.Storage. It may return fewer than maxSize allows, since
+// ReadEntries ends with the segment; raft asks again. Bodies are copied: nobody can say
+// when raft, and the messages that it makes of them, are done with them.
+func (r *raftLog) Entries(lo, hi, maxSize uint64) ([]*pb.Entry, error) {
+	stored, lease, err := r.log.ReadEntries(nil, lo, hi-1, int(min(maxSize, math.MaxInt)))
+	if err != nil {
+		return nil, r.readError(lo, err)
+	}
+	defer lease.Release()
+	entries := make([]*pb.Entry, len(stored))
+	for i := range stored {
+		if entries[i], err = fromStored(&stored[i]); err != nil {
+			return nil, r.readError(lo, err)
+		}
+		// The log may have verified it long ago, and does not again.
+		if err := verify(entries[i]); err != nil {
+			return nil, r.readError(lo, fmt.Errorf("%w: %w", storage.ErrCorrupt, err))
+		}
+	}
+	return entries, nil
+}
+
+// Term implements raft.Storage.
+func (r *raftLog) Term(i uint64) (uint64, error) {
+	if planted("boundary term lost") && i == r.log.FirstPlace().Index && i > 1 {
+		return 0, raft.ErrCompacted
+	}
+	p, err := r.log.PlaceAfter(i)
+	if err != nil {
+		return 0, r.readError(i, err)
+	}
+	return p.Term, nil
+}
+
+// readError says in raft's words what the log does not have. raft panics at any other
+// error: the log's damage is noted instead, and raft is not called again.
+func (r *raftLog) readError(i uint64, err error) error {
+	var missing *storage.IndexError
+	if errors.As(err, &missing) {
+		if i < missing.First {
+			return raft.ErrCompacted
+		}
+		return raft.ErrUnavailable
+	}
+	if r.damaged == nil {
+		r.damaged = fmt.Errorf("read entry %d: %w", i, err)
+	}
+	return err
+}
+
+// LastIndex implements raft.Storage.
+func (r *raftLog) LastIndex() (uint64, error) { return r.log.LastPlace().Index, nil }
+
+// FirstIndex implements raft.Storage.
+func (r *raftLog) FirstIndex() (uint64, error) { return r.log.FirstPlace().Index + 1, nil }
+
+// Snapshot implements raft.Storage. There is no state machine to send: a snapshot is where
+// the kept log begins, and the membership of that moment.
+func (r *raftLog) Snapshot() (*pb.Snapshot, error) {
+	p := r.log.FirstPlace()
+	return &pb.Snapshot{
+		Data: binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, p.Offset), p.Chain),
+		Metadata: &pb.SnapshotMetadata{
+			Index: new(p.Index), Term: new(p.Term), ConfState: r.confAt(p.Index),
+		},
+	}, nil
+}
+
+// snapshotPlace returns where a snapshot has a log begin.
+func snapshotPlace(s *pb.Snapshot) (storage.Place, error) {
+	b := s.GetData()
+	if len(b) != 16 {
+		return storage.Place{}, fmt.Errorf("snapshot of %d bytes: %w", len(b), ErrMessage)
+	}
+	if planted("chain lost at install") {
+		clear(b[8:])
+	}
+	return storage.Place{
+		Index: s.GetMetadata().GetIndex(), Term: s.GetMetadata().GetTerm(),
+		Offset: binary.LittleEndian.Uint64(b), Chain: binary.LittleEndian.Uint64(b[8:]),
+	}, nil
+}
+
+// confAt returns the membership as of entry index, which must be one that neededConfs
+// goes by.
+func (r *raftLog) confAt(index uint64) *pb.ConfState {
+	for _, c := range slices.Backward(r.confs) {
+		if c.index <= index {
+			return c.conf
+		}
+	}
+	return pb.EnsureConfState(nil)
+}
+
+// neededConfs returns those of confs, of which the newest is of an entry in the log, that a
+// snapshot may still need: the newest at each place where the log begins or may begin
+// later, and the newest of all, which is that of segments to come. (None begins before
+// it, since its entry is committed, and durable here.) So their number is bounded by that
+// of the segments, whatever the number of changes.
+func neededConfs(starts []storage.Place, confs []confAt) (needed []confAt) {
+	for i, c := range confs {
+		newest := i == len(confs)-1
+		if newest || slices.ContainsFunc(starts, func(p storage.Place) bool { return c.index <= p.Index && p.Index < confs[i+1].index }) {
+			needed = append(needed, c)
+		}
+	}
+	return needed
+}

@@ -1,0 +1,98 @@
+package core
+
+import (
+	"fmt"
+
+	pb "go.etcd.io/raft/v3/raftpb"
+
+	"github.com/zue-log/zue/storage"
+)
+
+// Write is something that a [Core] wants done to its log, durably. Writes are done in the
+// order of [Output.Writes]: each is begun by [Write.Begin], and ended by [Write.Finish] when
+// what it waits for is durable; [Core.Written] is told then. Several may have begun, but one
+// that is [Write.Exclusive] begins only when all before it have ended. A Write is for one
+// goroutine at a time, which need not be that of the core.
+type Write struct {
+	reset    *storage.Place // the log begins anew here, with state; nil: it does not
+	truncate bool           // the log is to end with the entry before the first of entries
+	entries  []storage.Entry
+	state    []byte // nil: it stays as it is
+
+	responses []*pb.Message // raft's, to be given out when it is durable
+	then      func()        // what the core does when it is durable; nil: nothing
+
+	pending storage.Pending
+	begun   bool
+	issued  uint64 // the core's tick
+}
+
+// Exclusive says that the write takes something back, and must not overtake others.
+func (w *Write) Exclusive() bool { return w.truncate || w.reset != nil }
+
+// Entries returns the entries that the write appends, which must not be changed.
+func (w *Write) Entries() []storage.Entry { return w.entries }
+
+// Span returns the indexes of the first and the last entry that the write appends; 0 and 0
+// if it appends none.
+func (w *Write) Span() (first, last uint64) {
+	if len(w.entries) == 0 {
+		return 0, 0
+	}
+	return w.entries[0].Index, w.entries[len(w.entries)-1].Index
+}
+
+// Reset returns where the write has the log begin anew; nil if it does not.
+func (w *Write) Reset() *storage.Place { return w.reset }
+
+// Begin hands the write to the log. It blocks only if the write is exclusive. After an error
+// the core must be given up: what raft has decided cannot be taken back.
+func (w *Write) Begin(log *storage.Log) error {
+	w.begun = true
+	if w.reset != nil {
+		if err := log.Reset(*w.reset, w.state); err != nil {
+			return fmt.Errorf("begin the log anew behind entry %d: %w", w.reset.Index, err)
+		}
+	}
+	if w.truncate {
+		last := w.entries[0].Index - 1
+		if err := log.TruncateSuffix(last); err != nil {
+			return fmt.Errorf("remove entries after %d: %w", last, err)
+		}
+	}
+	if len(w.entries) > 0 {
+		w.pending = log.AppendEntries(w.entries...)
+	}
+	return nil
+}
+
+// Done returns a channel that is closed when Finish will not wait for entries.
+func (w *Write) Done() <-chan struct{} {
+	if len(w.entries) > 0 {
+		return w.pending.Done()
+	}
+	return closed
+}
+
+var closed = func() chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}()
+
+// Finish waits until the write, which has begun, is durable. For errors see Begin.
+func (w *Write) Finish(log *storage.Log) error {
+	if len(w.entries) > 0 {
+		if _, err := w.pending.Wait(); err != nil {
+			return fmt.Errorf("append entries from %d on: %w", w.entries[0].Index, err)
+		}
+	}
+	// Not before the entries are durable: in their place there may have been others, which
+	// the state's commit is not about.
+	if w.state != nil && w.reset == nil {
+		if err := log.SetState(w.state); err != nil {
+			return fmt.Errorf("save the state: %w", err)
+		}
+	}
+	return nil
+}
