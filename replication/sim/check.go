@@ -20,13 +20,14 @@ type checker struct {
 	// acked is the last entry of which an append was acknowledged.
 	acked  storage.Place
 	probed bool
+	unread map[uint64]bool // offsets that only a damaged node has shown
 	history
 }
 
 func newChecker(w *world) checker {
 	return checker{
 		w: w, places: map[uint64]storage.Place{}, values: map[uint64]string{}, where: map[string]uint64{},
-		leaders: map[uint64]core.PeerID{},
+		leaders: map[uint64]core.PeerID{}, unread: map[uint64]bool{},
 	}
 }
 
@@ -298,6 +299,7 @@ func (n *node) checkAppend(a *core.Append) {
 	n.note("%d: acknowledges entry %d, offset %d, duplicate %t", n.id, a.Index, a.First, a.Duplicate)
 	p, ok := n.places[a.Index]
 	if !ok && n.damaged {
+		n.unread[a.First] = true
 		return // it could not be read, here
 	}
 	if !ok {

@@ -108,6 +108,11 @@ func (w *world) partition() {
 	}
 	oneWay := w.rng.IntN(3) == 0
 	side := w.rng.IntN(1 << len(w.nodes))
+	for _, n := range w.nodes { // a leader that is alone gets a tail that nobody else has
+		if n.core != nil && w.rng.IntN(2) == 0 && n.core.Status().Role == core.RoleLeader {
+			side = 1 << (n.id - 1)
+		}
+	}
 	for a := range len(w.nodes) {
 		for b := range len(w.nodes) {
 			if x, y := side>>a&1, side>>b&1; x != y && (!oneWay || x == 1) {

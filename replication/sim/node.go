@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -120,7 +121,7 @@ func (n *node) boot() {
 		FS: n.disk, Executor: n.ex, ManualCommit: true, SegmentBytes: storage.MinSegmentBytes, IndexInterval: 256,
 	}
 	if n.plan.retention {
-		o.RetentionBytes = 6 * storage.MinSegmentBytes
+		o.RetentionBytes = 3 * storage.MinSegmentBytes
 	}
 	log, err := storage.Open(dir, o)
 	if err != nil {
@@ -232,6 +233,9 @@ func (n *node) begin() {
 			return
 		}
 		n.owe(w)
+		if w.Exclusive() && n.plan.crashes > 0 && n.chance(3) {
+			n.fault.left, n.fault.once = 1+n.rng.IntN(30), false
+		}
 		if err := w.Begin(n.log); err != nil {
 			n.failed(err)
 			return
@@ -324,6 +328,11 @@ func (n *node) flip() {
 		return
 	}
 	at := n.rng.Int64N(size)
+	if b := make([]byte, size); n.rng.IntN(2) == 0 { // near the end of what is written
+		_, _ = f.ReadAt(b, 0)
+		used := len(bytes.TrimRight(b, "\x00"))
+		at = int64(max(0, used-1-n.rng.IntN(1000)))
+	}
 	var b [1]byte
 	_, _ = f.ReadAt(b[:], at)
 	b[0] ^= 1 << n.rng.IntN(8)
@@ -333,6 +342,9 @@ func (n *node) flip() {
 	n.damaged, n.flipped = true, n.life
 	n.stats.Flips++
 	n.note("%d: a bit of %s flips at %d", n.id, name, at)
+	if n.core != nil && n.rng.IntN(3) == 0 {
+		n.crash()
+	}
 }
 
 // String names the node in messages.
