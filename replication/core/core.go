@@ -167,9 +167,6 @@ func (c *Core) start() error {
 	}
 	c.rn, c.role, c.leader, c.term = rn, raft.StateFollower, 0, c.st.term
 	c.show(applied)
-	if c.st.phase == phaseActive && c.cfg.Preferred == c.cfg.Self && last.Index == 1 {
-		_ = c.rn.Campaign() // it stands first; others wait for their timeout
-	}
 	return nil
 }
 

@@ -108,7 +108,14 @@ func (c *Core) found() {
 	c.st.phase, c.st.term, c.st.commit, c.st.applied = phaseActive, 1, place.Index, place.Index
 	c.st.confs = []confAt{{place.Index, pb.EnsureConfState(&pb.ConfState{Voters: voters})}}
 	c.st.boot = c.cfg.BootID
-	w := &Write{reset: &place, then: c.mustStart}
+	w := &Write{reset: &place, then: func() {
+		for _, n := range c.cfg.Nodes { // who do not wait until they say hello again
+			if n != c.cfg.Self {
+				c.greet(n, KindWelcome)
+			}
+		}
+		c.mustStart()
+	}}
 	c.keep(w)
 	c.issue(w)
 }

@@ -112,6 +112,11 @@ func (c *Core) Tick() {
 	} else {
 		c.rn.Tick()
 	}
+	if c.cfg.Self == c.cfg.Preferred && c.st.phase == phaseActive && c.last.Index == 1 && c.leader == 0 {
+		// It stands first, again and again until the other founders are members, too; they
+		// have their timeout before them.
+		_ = c.rn.Campaign()
+	}
 	c.pump()
 	if c.err != nil || c.rn == nil {
 		return
