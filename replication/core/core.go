@@ -41,6 +41,7 @@ type Core struct {
 	// confSaves writes of memberships are not durable, without which retention must not
 	// remove their entries.
 	visible   uint64
+	lost      bool // the log lacks what was committed: see startLost
 	confSaves int
 	// confPending is an index up to which there may be a change of membership.
 	confPending uint64
@@ -145,8 +146,10 @@ func (c *Core) mustStart() {
 // start starts raft over the log as it is.
 func (c *Core) start() error {
 	first, last := c.log.FirstPlace(), c.log.LastPlace()
-	// The state may know of a later commit than a log whose unsynced end is lost, or of an
-	// earlier one than where retention has put its beginning since.
+	if c.st.commit > last.Index && !c.alone() {
+		return c.startLost(last.Index)
+	}
+	// The state may know of an earlier commit than where retention has put the beginning.
 	commit := min(max(c.st.commit, first.Index), last.Index)
 	applied := min(max(c.st.applied, first.Index), commit)
 	c.raft = &raftLog{

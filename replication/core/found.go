@@ -1,6 +1,7 @@
 package core
 
 import (
+	"fmt"
 	"slices"
 
 	pb "go.etcd.io/raft/v3/raftpb"
@@ -181,6 +182,39 @@ func (c *Core) follows(m *Message) {
 		return
 	}
 	c.reincarnate()
+}
+
+// alone says whether the node is the only voter: what it has lost nobody has.
+func (c *Core) alone() bool {
+	if len(c.st.confs) == 0 {
+		return false
+	}
+	voters := c.st.confs[len(c.st.confs)-1].conf.GetVoters()
+	return len(voters) == 1 && voters[0] == uint64(c.st.self)
+}
+
+// startLost makes the node a new one whose log ends before what was committed: all that the
+// state says was durable when it was saved. Raft does not run, since the membership may be one
+// that entries have led to which are not there; what the log has is shown, as it is committed.
+// Only when a leader has let the node join, and so has all of that, it begins anew.
+func (c *Core) startLost(last uint64) error {
+	c.st.self = newPeerID(c.cfg.Self, c.cfg.Rand.Uint64())
+	c.st.phase, c.st.vote = phaseJoining, 0
+	if err := c.log.Commit(last); err != nil {
+		return fmt.Errorf("commit entry %d: %w", last, err)
+	}
+	c.visible = last
+	c.saveState(func() { c.lost = true })
+	return nil
+}
+
+// beginBlank empties the log of a node that has lost some of it, and starts raft.
+func (c *Core) beginBlank() {
+	c.lost = false
+	c.st.commit, c.st.applied, c.st.confs, c.visible = 0, 0, nil, 0
+	w := &Write{reset: &storage.Place{}, then: c.mustStart}
+	c.keep(w)
+	c.issue(w)
 }
 
 // reincarnate makes the node a new one, of the same cluster. Its log stays: what is

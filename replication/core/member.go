@@ -59,8 +59,14 @@ func (c *Core) Step(m *Message) error {
 }
 
 func (c *Core) stepRaft(m *pb.Message) error {
-	if c.rn == nil || m.GetTo() != uint64(c.st.self) {
+	if m.GetTo() != uint64(c.st.self) {
 		return nil // for another incarnation
+	}
+	if c.lost && (m.GetType() == pb.MsgApp || m.GetType() == pb.MsgSnap || m.GetType() == pb.MsgHeartbeat) {
+		c.beginBlank()
+	}
+	if c.rn == nil {
+		return nil
 	}
 	switch m.GetType() {
 	case pb.MsgProp, pb.MsgHup, pb.MsgBeat, pb.MsgUnreachable, pb.MsgSnapStatus, pb.MsgCheckQuorum, pb.MsgForgetLeader:
@@ -103,6 +109,9 @@ func (c *Core) Tick() {
 	}
 	c.ticks++
 	c.expireBarriers()
+	if c.lost {
+		c.askToJoin()
+	}
 	if c.rn == nil {
 		c.seek()
 		return
@@ -141,7 +150,13 @@ const lazyTicks = 50
 // join asks to become a member, of whoever may lead.
 func (c *Core) join() {
 	conf, self := c.conf(), uint64(c.st.self)
-	if c.st.phase != phaseJoining || c.ticks%helloTicks != 0 || slices.Contains(conf.GetVoters(), self) || slices.Contains(conf.GetLearners(), self) {
+	if c.st.phase == phaseJoining && !slices.Contains(conf.GetVoters(), self) && !slices.Contains(conf.GetLearners(), self) {
+		c.askToJoin()
+	}
+}
+
+func (c *Core) askToJoin() {
+	if c.ticks%helloTicks != 0 {
 		return
 	}
 	for _, n := range c.cfg.Nodes {

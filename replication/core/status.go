@@ -32,6 +32,8 @@ type Status struct {
 	// Voters and Learners are the membership. Outgoing are the voters before, as long as a
 	// change needs their majority, too.
 	Voters, Learners, Outgoing []PeerID
+	// Changing says that a change of membership may be under way.
+	Changing bool
 	// Missing are the nodes that a cluster's first start waits for.
 	Missing []NodeID
 	// Replicas are the other members, as the leader sees them; nil if this node does not lead.
@@ -55,6 +57,9 @@ type Replica struct {
 // Status returns how the node is.
 func (c *Core) Status() Status {
 	s := Status{Self: c.st.self, Role: RoleWaiting, Cluster: c.st.cluster, Leader: c.leader, Last: c.last.Index, Committed: c.visible, End: c.last.Offset}
+	if c.lost {
+		s.Role = RoleJoining
+	}
 	if c.rn == nil {
 		if c.st.phase < phaseActive {
 			s.Missing = c.missing()
@@ -73,7 +78,7 @@ func (c *Core) Status() Status {
 	for _, id := range conf.GetLearners() {
 		s.Learners = append(s.Learners, PeerID(id))
 	}
-	s.Term = c.term
+	s.Term, s.Changing = c.term, c.confPending > c.raft.applied || len(s.Outgoing) > 0
 	switch {
 	case c.role == raft.StateLeader:
 		s.Role = RoleLeader

@@ -132,19 +132,27 @@ func (n *node) collect() {
 		}
 	}
 	n.takenFrom, n.begunTerms = 0, nil
+	if n.damaged {
+		n.formerly() // the end may have been taken for torn: see storage's FORMAT.md
+	}
 	n.chains = map[uint64]uint64{first.Index: first.Chain}
 	n.last = first.Index
 	n.note1(first.Index+1, last.Index)
 }
 
-// forget notes that the disk is gone.
-func (n *node) forget() {
+// formerly notes what was durable, and may not be any more.
+func (n *node) formerly() {
 	if n.former == nil {
 		n.former = map[uint64]uint64{}
 	}
 	for i, c := range n.chains {
 		n.former[i] = c
 	}
+}
+
+// forget notes that the disk is gone.
+func (n *node) forget() {
+	n.formerly()
 	n.chains, n.last, n.damaged = nil, 0, false
 	n.begunTerms, n.takenFrom = nil, 0
 }
@@ -171,7 +179,7 @@ func (w *world) mayLose(x *node) bool {
 			leader = s
 		}
 	}
-	if leader.Role != core.RoleLeader {
+	if leader.Role != core.RoleLeader || leader.Changing {
 		return false
 	}
 	for _, voters := range [][]core.PeerID{leader.Voters, leader.Outgoing} {
