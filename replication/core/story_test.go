@@ -21,10 +21,10 @@ import (
 	"github.com/zue-log/zue/storage/vfs"
 )
 
-// TestStories tells what a cluster does, step by step: testdata/*.txt, of which each is a
+// TestStories tells what a cluster does, step by step: testdata/stories, of which each is a
 // cluster of its own. -rewrite writes down what it does now.
 func TestStories(t *testing.T) {
-	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
+	datadriven.Walk(t, "testdata/stories", func(t *testing.T, path string) {
 		cryptotest.SetGlobalRandom(t, 1) // raft draws its election timeouts from there
 		s := &story{t: t, cut: map[[2]core.NodeID]bool{}, names: map[core.PeerID]string{}, now: time.Unix(1, 0)}
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
@@ -60,6 +60,9 @@ type actor struct {
 	writes []*core.Write
 	begun  int
 	held   bool // its disk does not finish writes
+
+	unsynced bool
+	bootID   string
 }
 
 func (s *story) printf(format string, args ...any) { fmt.Fprintf(&s.out, format, args...) }
@@ -239,6 +242,7 @@ func (n *actor) boot() {
 	n.core, err = core.New(core.Config{
 		Self: n.id, Nodes: nodes, Preferred: 1, Static: n.static, Quorum: n.quorum,
 		MaxLag: 100, ElectionTicks: 10, ReportTicks: 5, TimeoutTicks: 30,
+		Unsynced: n.unsynced, BootID: n.bootID,
 		Log: log, Rand: rand.New(rand.NewPCG(uint64(n.id), n.turns)),
 	})
 	require.NoError(n.t, err)

@@ -9,7 +9,7 @@ import (
 )
 
 var (
-	simSeeds = flag.Uint64("sim.seeds", 20, "how many seeds TestSeeds runs")
+	simSeeds = flag.Uint64("sim.seeds", defaultSeeds, "how many seeds TestSeeds runs")
 	simSeed  = flag.Uint64("sim.seed", 0, "the only seed that TestSeeds runs, with a log")
 )
 

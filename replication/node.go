@@ -1,0 +1,456 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/zue-log/zue/replication/core"
+	"github.com/zue-log/zue/storage"
+	"github.com/zue-log/zue/storage/batch"
+)
+
+// ErrStopped is returned by the methods of a [Node] that has ended.
+var ErrStopped = errors.New("the node has stopped")
+
+// Transport carries messages to other nodes. What comes from them goes to [Node.Step].
+type Transport interface {
+	// Send has messages sent, each to its To, and must not wait for that: what there is no
+	// room for is dropped. It is called by one goroutine at a time. The messages must not be
+	// changed.
+	Send(messages []*core.Message)
+}
+
+// Options configure a [Node].
+type Options struct {
+	// Core is the configuration of what decides; its Log is what the node replicates.
+	Core core.Config
+	// Tick is the time between two ticks of the core: a tenth of the election timeout, if
+	// Core.ElectionTicks is 10.
+	Tick time.Duration
+	// Transport carries messages.
+	Transport Transport
+	// Logger gets a line when the node's role, leader or membership changes, and when it
+	// fails. Default: none.
+	Logger *slog.Logger
+}
+
+const (
+	// maxInputs bounds what waits for the node's goroutine.
+	maxInputs = 1024
+	// maxRunRecords and maxRunBytes bound the single records that become one entry.
+	maxRunRecords = 4096
+	maxRunBytes   = 4 << 20
+	// maxWrites bounds the writes that wait for the storage's goroutine, and maxBegun those
+	// that it has begun.
+	maxWrites = 1024
+	maxBegun  = 64
+)
+
+// Node runs a [core.Core]: one goroutine around it, and one that makes its writes durable.
+// Its methods may be called concurrently.
+type Node struct {
+	opts   Options
+	log    *storage.Log
+	inputs chan func(*core.Core)
+	writes chan *core.Write
+	done   chan finished // writes
+	stop   chan struct{} // closed by Stop, for the goroutine to end when all is done
+	ended  chan struct{} // closed when both goroutines have
+	once   sync.Once
+	tasks  sync.WaitGroup
+
+	mu      sync.Mutex
+	singles []single // that wait to become an entry
+	bytes   int      // of them
+	err     error    // why it has ended
+
+	// The goroutine's own.
+	pending int // writes that are not done
+	last    core.Status
+}
+
+// finished is a write that was finished, or could not be.
+type finished struct {
+	write *core.Write
+	err   error
+}
+
+// single is a record that waits to be appended with others.
+type single struct {
+	record storage.Record
+	done   func(offset uint64, a *core.Append)
+}
+
+// Start starts a node. Its log must stay open until Stop has returned. The error is that of
+// [core.New].
+func Start(o Options) (*Node, error) {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Tick <= 0 || o.Transport == nil {
+		return nil, fmt.Errorf("replication: Tick is %v and Transport %v: want more than 0, and one", o.Tick, o.Transport)
+	}
+	c, err := core.New(o.Core)
+	if err != nil {
+		return nil, err
+	}
+	n := &Node{
+		opts: o, log: o.Core.Log, inputs: make(chan func(*core.Core), maxInputs),
+		writes: make(chan *core.Write, maxWrites), done: make(chan finished, maxWrites+maxBegun+1),
+		stop: make(chan struct{}), ended: make(chan struct{}),
+	}
+	n.tasks.Go(func() { n.run(c) })
+	n.tasks.Go(n.store)
+	go func() {
+		n.tasks.Wait()
+		close(n.ended)
+	}()
+	return n, nil
+}
+
+// Done returns a channel that is closed when the node has ended: by Stop, or since it has
+// failed. Err says why.
+func (n *Node) Done() <-chan struct{} { return n.ended }
+
+// Err returns why the node has failed, nil if it has not.
+func (n *Node) Err() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.err
+}
+
+// Stop takes no more requests, saves what is to be saved, and ends the node. What waits is
+// answered with core.ErrStopped. To have another node lead first, call Transfer.
+func (n *Node) Stop() {
+	n.once.Do(func() { close(n.stop) })
+	<-n.ended
+}
+
+// run is the goroutine around the core.
+func (n *Node) run(c *core.Core) {
+	defer close(n.writes)
+	ticks := time.NewTicker(n.opts.Tick)
+	defer ticks.Stop()
+	stop := n.stop
+	for {
+		n.propose(c)
+		n.carryOut(c)
+		if err := c.Err(); err != nil {
+			n.fail(err)
+			n.refuse(c)
+			return
+		}
+		if stop == nil && n.pending == 0 {
+			n.refuse(c)
+			return
+		}
+		select {
+		case do := <-n.inputs:
+			do(c)
+			n.takeMore(c)
+		case f := <-n.done:
+			n.pending--
+			c.Written(f.write, f.err)
+		case <-ticks.C:
+			c.Tick()
+		case <-stop:
+			stop = nil
+			c.Close()
+		}
+	}
+}
+
+// takeMore takes what else is at hand, so that it shares a write and a message.
+func (n *Node) takeMore(c *core.Core) {
+	for range maxInputs {
+		select {
+		case do := <-n.inputs:
+			do(c)
+		case f := <-n.done:
+			n.pending--
+			c.Written(f.write, f.err)
+		default:
+			return
+		}
+	}
+}
+
+// carryOut does what the core wants done.
+func (n *Node) carryOut(c *core.Core) {
+	out := c.Ready()
+	if len(out.Messages) > 0 {
+		n.opts.Transport.Send(out.Messages)
+	}
+	for _, w := range out.Writes {
+		n.pending++
+		for sent := false; !sent; { // the storage's goroutine may wait for room in done
+			select {
+			case n.writes <- w:
+				sent = true
+			case f := <-n.done:
+				n.pending--
+				c.Written(f.write, f.err)
+			}
+		}
+	}
+	for _, a := range out.Appends {
+		a.Tag.(func(*core.Append))(a)
+	}
+	for _, b := range out.Barriers {
+		b.Tag.(func(*core.Barrier))(b)
+	}
+	n.report(c.Status())
+}
+
+// refuse answers what comes too late.
+func (n *Node) refuse(c *core.Core) {
+	n.mu.Lock()
+	if n.err == nil {
+		n.err = ErrStopped
+	}
+	n.mu.Unlock()
+	c.Close()
+	for {
+		n.propose(c)
+		out := c.Ready()
+		for _, a := range out.Appends {
+			a.Tag.(func(*core.Append))(a)
+		}
+		for _, b := range out.Barriers {
+			b.Tag.(func(*core.Barrier))(b)
+		}
+		select {
+		case do := <-n.inputs:
+			do(c)
+		default:
+			return
+		}
+	}
+}
+
+func (n *Node) fail(err error) {
+	n.mu.Lock()
+	n.err = err
+	n.mu.Unlock()
+	n.opts.Logger.Error("the node has failed", "node", n.opts.Core.Self, "err", err)
+}
+
+// report logs what has changed.
+func (n *Node) report(s core.Status) {
+	before := n.last
+	n.last = s
+	if before.Role != s.Role || before.Leader != s.Leader || before.Term != s.Term || len(before.Voters) != len(s.Voters) {
+		n.opts.Logger.Info("role", "node", s.Self.String(), "role", string(s.Role), "term", s.Term, "leader", uint16(s.Leader.Node()), "voters", len(s.Voters))
+	}
+}
+
+// store is the goroutine that makes writes durable, in their order. It begins each as soon as
+// it may, so that those that come together share a sync.
+func (n *Node) store() {
+	var begun []*core.Write
+	var next *core.Write // that may not begin yet
+	writes := n.writes
+	var failed error
+	for writes != nil || next != nil || len(begun) > 0 {
+		if next != nil && (len(begun) == 0 || !next.Exclusive()) {
+			if failed == nil {
+				failed = next.Begin(n.log)
+			}
+			begun, next = append(begun, next), nil
+		}
+		if next == nil && len(begun) > 0 && len(begun) < maxBegun {
+			select {
+			case w, ok := <-writes:
+				if next = w; !ok {
+					writes = nil
+				}
+				continue
+			case <-ready(begun[0], failed):
+			}
+		} else if next == nil && len(begun) == 0 {
+			if next = <-writes; next == nil {
+				return // closed
+			}
+			continue
+		}
+		w := begun[0]
+		begun = begun[1:]
+		if failed == nil {
+			failed = w.Finish(n.log)
+		}
+		n.done <- finished{w, failed} // there is room for all that can be under way
+	}
+}
+
+// ready is closed when a write can be finished without waiting.
+func ready(w *core.Write, failed error) <-chan struct{} {
+	if failed != nil {
+		c := make(chan struct{})
+		close(c)
+		return c
+	}
+	return w.Done()
+}
+
+// submit has the node's goroutine do something with the core.
+func (n *Node) submit(ctx context.Context, do func(*core.Core)) error {
+	select {
+	case <-n.ended:
+		return ErrStopped
+	default:
+	}
+	select {
+	case n.inputs <- do:
+		return nil
+	case <-n.ended:
+		return ErrStopped
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// call is submit, and waits until it was done.
+func (n *Node) call(ctx context.Context, do func(*core.Core)) error {
+	called := make(chan struct{})
+	if err := n.submit(ctx, func(c *core.Core) {
+		do(c)
+		close(called)
+	}); err != nil {
+		return err
+	}
+	select {
+	case <-called:
+		return nil
+	case <-n.ended:
+		return ErrStopped
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Step takes a message of another node. It waits while there is no room for it; the error is
+// the context's or ErrStopped. A message that makes no sense is logged, and does no harm.
+func (n *Node) Step(ctx context.Context, m *core.Message) error {
+	return n.submit(ctx, func(c *core.Core) {
+		if err := c.Step(m); err != nil {
+			n.opts.Logger.Warn("message refused", "from", uint16(m.From), "err", err)
+		}
+	})
+}
+
+// Unreachable says that messages to a node get lost.
+func (n *Node) Unreachable(ctx context.Context, id core.NodeID) error {
+	return n.submit(ctx, func(c *core.Core) { c.Unreachable(id) })
+}
+
+// Append appends a batch; its Tag is the node's. It returns when the append has its outcome,
+// which is also in a, or with the context's error: then it may be carried out all the same,
+// and a must be left alone.
+func (n *Node) Append(ctx context.Context, a *core.Append) error {
+	answer := make(chan error, 1)
+	a.Tag = func(a *core.Append) { answer <- a.Err }
+	if err := n.submit(ctx, func(c *core.Core) { c.Append(a) }); err != nil {
+		return fmt.Errorf("%w: %w", core.ErrNotLeader, err) // nothing was appended
+	}
+	select {
+	case err := <-answer:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-n.ended:
+		select {
+		case err := <-answer:
+			return err
+		default:
+			return core.ErrStopped
+		}
+	}
+}
+
+// AppendRecord has a record appended, with others that come meanwhile in one entry. The record
+// is the node's until done is called, by the node's goroutine, which must be quick. a is the
+// append of that entry: its outcome. False says that there is no room: try again later.
+func (n *Node) AppendRecord(r storage.Record, done func(offset uint64, a *core.Append)) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.err != nil || len(n.singles) >= maxRunRecords || n.bytes >= maxRunBytes {
+		return false
+	}
+	n.singles = append(n.singles, single{r, done})
+	n.bytes += len(r.Key) + len(r.Value)
+	if len(n.singles) == 1 {
+		select {
+		case n.inputs <- func(*core.Core) {}: // wakes it
+		default: // it will not sleep before it has seen to these
+		}
+	}
+	return true
+}
+
+// propose has the core append the single records that wait, as one entry.
+func (n *Node) propose(c *core.Core) {
+	n.mu.Lock()
+	singles := n.singles
+	n.singles, n.bytes = nil, 0
+	n.mu.Unlock()
+	if len(singles) == 0 {
+		return
+	}
+	records := make([]storage.Record, len(singles))
+	for i := range singles {
+		records[i] = singles[i].record
+	}
+	body := batch.Append(nil, records, time.Now().UnixMilli())
+	c.Append(&core.Append{Body: body, Checksum: batch.Checksum(body), Tag: func(a *core.Append) {
+		for i := range singles {
+			singles[i].done(a.First+uint64(i), a)
+		}
+	}})
+}
+
+// Barrier returns an end offset that is not stale: all that was acknowledged, to anyone,
+// before the call lies below. The error is the context's, core.ErrNoLeader or a stop's.
+func (n *Node) Barrier(ctx context.Context) (uint64, error) {
+	answer := make(chan core.Barrier, 1)
+	b := &core.Barrier{Tag: func(b *core.Barrier) { answer <- *b }}
+	if err := n.submit(ctx, func(c *core.Core) { c.Barrier(b) }); err != nil {
+		return 0, err
+	}
+	select {
+	case b := <-answer:
+		return b.End, b.Err
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	case <-n.ended:
+		return 0, ErrStopped
+	}
+}
+
+// Status returns how the node is.
+func (n *Node) Status(ctx context.Context) (s core.Status, err error) {
+	err = n.call(ctx, func(c *core.Core) { s = c.Status() })
+	return s, err
+}
+
+// Transfer has another node lead, as [core.Core.Transfer] says.
+func (n *Node) Transfer(ctx context.Context, to core.NodeID) (core.NodeID, error) {
+	var refused error
+	err := n.call(ctx, func(c *core.Core) { to, refused = c.Transfer(to) })
+	return to, errors.Join(err, refused)
+}
+
+// Remove removes a node from the membership, as [core.Core.Remove] says.
+func (n *Node) Remove(ctx context.Context, id core.NodeID) error {
+	var refused error
+	err := n.call(ctx, func(c *core.Core) { refused = c.Remove(id) })
+	return errors.Join(err, refused)
+}
+
+// Allow lets a node join that no membership has had, as [core.Core.Allow] says.
+func (n *Node) Allow(ctx context.Context, id core.NodeID) error {
+	return n.call(ctx, func(c *core.Core) { c.Allow(id) })
+}

@@ -1,0 +1,240 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/zue-log/zue/replication/core"
+	"github.com/zue-log/zue/storage"
+	"github.com/zue-log/zue/storage/batch"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// hub is a network in memory.
+type hub struct {
+	mu    sync.Mutex
+	nodes map[core.NodeID]chan *core.Message
+}
+
+// port is a node's end of the hub.
+type port struct{ *hub }
+
+func (p port) Send(messages []*core.Message) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, m := range messages {
+		if to := p.nodes[m.To]; to != nil {
+			select {
+			case to <- m:
+			default: // there is no room
+			}
+		}
+	}
+}
+
+// member is a node of a test's cluster.
+type member struct {
+	*Node
+	t   *testing.T
+	hub *hub
+	id  core.NodeID
+	dir string
+	log *storage.Log
+	end context.CancelFunc
+	in  sync.WaitGroup
+}
+
+func (m *member) start() {
+	var err error
+	m.log, err = storage.Open(m.dir, storage.Options{ManualCommit: true, SegmentBytes: 1 << 20})
+	require.NoError(m.t, err)
+	m.Node, err = Start(Options{
+		Tick: 10 * time.Millisecond, Transport: port{m.hub},
+		Core: core.Config{
+			Self: m.id, Nodes: []core.NodeID{1, 2, 3}, Preferred: 1, Quorum: 2, MaxLag: 10_000,
+			ElectionTicks: 20, ReportTicks: 20, TimeoutTicks: 1000, Log: m.log, Rand: rand.New(rand.NewPCG(rand.Uint64(), 1)),
+		},
+	})
+	require.NoError(m.t, err)
+	messages := make(chan *core.Message, 10_000)
+	m.hub.mu.Lock()
+	m.hub.nodes[m.id] = messages
+	m.hub.mu.Unlock()
+	ctx, end := context.WithCancel(context.Background())
+	m.end = end
+	node := m.Node
+	m.in.Go(func() {
+		for {
+			select {
+			case msg := <-messages:
+				_ = node.Step(ctx, msg) // it may have stopped
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+}
+
+func (m *member) stop() {
+	if m.Node == nil {
+		return
+	}
+	m.hub.mu.Lock()
+	delete(m.hub.nodes, m.id)
+	m.hub.mu.Unlock()
+	m.Node.Stop()
+	m.end()
+	m.in.Wait()
+	require.NoError(m.t, m.log.Close())
+	m.Node = nil
+}
+
+// startThree starts a cluster.
+func startThree(t *testing.T) []*member {
+	h := &hub{nodes: map[core.NodeID]chan *core.Message{}}
+	var members []*member
+	for id := range core.NodeID(3) {
+		m := &member{t: t, hub: h, id: id + 1, dir: t.TempDir()}
+		m.start()
+		t.Cleanup(m.stop)
+		members = append(members, m)
+	}
+	return members
+}
+
+// leader waits for a leader among nodes that are up.
+func leader(t *testing.T, members []*member) (led *member) {
+	require.Eventually(t, func() bool {
+		for _, m := range members {
+			if m.Node == nil {
+				continue
+			}
+			if s, err := m.Status(t.Context()); err == nil && s.Role == core.RoleLeader {
+				led = m
+				return true
+			}
+		}
+		return false
+	}, 30*time.Second, 5*time.Millisecond)
+	return led
+}
+
+// TestNodes has three nodes take appends, lose their leader, and go on; all that was
+// acknowledged is on all of them in the end.
+func TestNodes(t *testing.T) {
+	members := startThree(t)
+	var mu sync.Mutex
+	acked := map[uint64]string{}
+	add := func(offset uint64, value string) {
+		mu.Lock()
+		defer mu.Unlock()
+		if was, ok := acked[offset]; ok {
+			t.Errorf("offset %d was given to %q and to %q", offset, was, value)
+		}
+		acked[offset] = value
+	}
+	appendSome := func(led *member, name string) {
+		var wg sync.WaitGroup
+		for w := range 4 {
+			wg.Go(func() {
+				for i := range 200 {
+					value := fmt.Sprintf("%s/%d/%d", name, w, i)
+					if i%4 > 0 {
+						done := make(chan error, 1)
+						if !led.AppendRecord(storage.Record{Value: []byte(value)}, func(offset uint64, a *core.Append) {
+							if a.Err == nil {
+								add(offset, value)
+							}
+							done <- a.Err
+						}) {
+							t.Error("no room")
+							return
+						}
+						if err := <-done; err != nil {
+							t.Errorf("%s: %v", value, err)
+						}
+						continue
+					}
+					body := batch.Append(nil, []batch.Record{{Value: []byte(value)}}, 1)
+					a := &core.Append{Body: body, Checksum: batch.Checksum(body)}
+					if err := led.Append(context.Background(), a); err != nil {
+						t.Errorf("%s: %v", value, err)
+						continue
+					}
+					add(a.First, value)
+				}
+			})
+		}
+		wg.Wait()
+	}
+	led := leader(t, members)
+	appendSome(led, "first")
+	end, err := led.Barrier(t.Context())
+	require.NoError(t, err)
+	require.EqualValues(t, 800, end)
+
+	follower := members[led.id%3]
+	a := &core.Append{Body: batch.Append(nil, []batch.Record{{}}, 1)}
+	a.Checksum = batch.Checksum(a.Body)
+	require.ErrorIs(t, follower.Append(t.Context(), a), core.ErrNotLeader)
+	require.Equal(t, led.id, a.Leader)
+	end, err = follower.Barrier(t.Context())
+	require.NoError(t, err)
+	require.EqualValues(t, 800, end)
+
+	_, err = led.Transfer(t.Context(), follower.id)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { s, err := follower.Status(t.Context()); return err == nil && s.Role == core.RoleLeader }, 30*time.Second, time.Millisecond)
+	led.stop()
+	appendSome(leader(t, members), "second")
+	led.start()
+	for _, m := range members {
+		require.Eventually(t, func() bool { return m.log.EndOffset() == 1600 }, 30*time.Second, time.Millisecond)
+		for offset, value := range acked {
+			rec, lease, err := m.log.Read(offset)
+			require.NoError(t, err)
+			require.Equal(t, value, string(rec.Value))
+			lease.Release()
+		}
+	}
+}
+
+// What waits when a node stops is answered.
+func TestStopAnswers(t *testing.T) {
+	members := startThree(t)
+	led := leader(t, members)
+	for _, m := range members {
+		if m != led {
+			m.stop()
+		}
+	}
+	answers := make(chan error, 10)
+	for range 10 {
+		go func() {
+			a := &core.Append{Body: batch.Append(nil, []batch.Record{{}}, 1)}
+			a.Checksum = batch.Checksum(a.Body)
+			answers <- led.Append(context.Background(), a)
+		}()
+	}
+	node := led.Node
+	led.stop()
+	for range 10 {
+		err := <-answers
+		require.True(t, errors.Is(err, core.ErrStopped) || errors.Is(err, core.ErrNotLeader) || errors.Is(err, core.ErrInsufficientISR), "%v", err)
+	}
+	require.ErrorIs(t, node.Err(), ErrStopped)
+	require.False(t, node.AppendRecord(storage.Record{}, nil))
+	_, err := node.Status(t.Context())
+	require.ErrorIs(t, err, ErrStopped)
+	_, err = Start(Options{})
+	require.Error(t, err)
+}
