@@ -4,7 +4,7 @@
 // appends records, each of a key and a value that may be null, and reads them back by
 // offset:
 //
-//	c, err := client.Dial(ctx, []string{"10.0.0.1:9001", "10.0.0.2:9001"}, client.Options{})
+//	c, err := client.Dial(ctx, []string{"10.0.0.1:9000", "10.0.0.2:9000"}, client.Options{})
 //	offset, err := c.Append(ctx, nil, []byte("value"))
 //	record, err := c.Read(ctx, offset)
 //

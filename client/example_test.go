@@ -15,7 +15,7 @@ import (
 func Example() {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	c, err := client.Dial(ctx, []string{"10.0.0.1:9001", "10.0.0.2:9001"}, client.Options{})
+	c, err := client.Dial(ctx, []string{"10.0.0.1:9000", "10.0.0.2:9000"}, client.Options{})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -40,7 +40,7 @@ func Example() {
 // anything since its records were made up.
 func ExampleClient_AppendBatchAt() {
 	ctx := context.Background()
-	c, err := client.Dial(ctx, []string{"127.0.0.1:9001"}, client.Options{})
+	c, err := client.Dial(ctx, []string{"127.0.0.1:9000"}, client.Options{})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -69,7 +69,7 @@ func ExampleClient_AppendBatchAt() {
 
 func ExampleProducer() {
 	ctx := context.Background()
-	c, err := client.Dial(ctx, []string{"127.0.0.1:9001"}, client.Options{})
+	c, err := client.Dial(ctx, []string{"127.0.0.1:9000"}, client.Options{})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -98,7 +98,7 @@ func ExampleProducer() {
 func ExampleTail() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	c, err := client.Dial(ctx, []string{"127.0.0.1:9001"}, client.Options{})
+	c, err := client.Dial(ctx, []string{"127.0.0.1:9000"}, client.Options{})
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"hash/crc32"
 	"math"
+	"net"
+	"os"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -95,6 +97,45 @@ func TestPickedBatchIsPutBack(t *testing.T) {
 	p.broken, p.halted = nil, errors.New("stopped")
 	_, err = p.board(&outBatch{}, c)
 	require.ErrorIs(t, err, p.halted)
+}
+
+// late is a context whose deadline has passed, which it has not noticed.
+type late struct{ context.Context }
+
+func (late) Deadline() (time.Time, bool) { return time.Unix(1, 0), true }
+
+// What the dialler says when the caller's context has ended does not hide that it has.
+func TestContextEndsWhileDialling(t *testing.T) {
+	cut := &net.OpError{Op: "dial", Net: "tcp", Err: os.ErrDeadlineExceeded}
+	cancelable, cancel := context.WithCancel(t.Context())
+	passing, done := context.WithTimeout(t.Context(), time.Millisecond)
+	defer done()
+	nothing := func(context.Context) {}
+	for _, c := range []struct {
+		name string
+		ctx  context.Context
+		dial func(ctx context.Context) // what happens meanwhile
+		want error                     // nil: the dialler's alone
+	}{
+		{"deadline passes", passing, func(ctx context.Context) { <-ctx.Done() }, context.DeadlineExceeded},
+		{"deadline has passed, context behind", late{t.Context()}, nothing, context.DeadlineExceeded},
+		{"canceled", cancelable, func(context.Context) { cancel() }, context.Canceled},
+		{"going on", t.Context(), nothing, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			opts := Options{Dial: func(ctx context.Context, _ string) (net.Conn, error) {
+				c.dial(ctx)
+				return nil, cut
+			}}
+			_, err := Dial(c.ctx, []string{"a:1", "b:2"}, opts)
+			require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+			var op *OpError
+			require.ErrorAs(t, err, &op)
+			for _, stop := range []error{context.DeadlineExceeded, context.Canceled} {
+				require.Equal(t, stop == c.want, errors.Is(err, stop), "%v: %v", stop, err)
+			}
+		})
+	}
 }
 
 // A fetch that is given up leaves no connection behind.

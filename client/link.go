@@ -70,7 +70,8 @@ func (l *link) get(ctx context.Context) (*conn, error) {
 	return l.connect(ctx, 0)
 }
 
-// connect is get with at most so many attempts; 0 means no limit.
+// connect is get with at most so many attempts; 0 means no limit. When ctx has ended, its
+// error is in the tree of what is returned, whatever else went wrong.
 func (l *link) connect(ctx context.Context, limit int) (*conn, error) {
 	if c := l.current(); c != nil {
 		return c, nil
@@ -98,11 +99,16 @@ func (l *link) connect(ctx context.Context, limit int) (*conn, error) {
 		if err == nil || errors.Is(err, ErrClosed) {
 			return c, err
 		}
-		if ctx.Err() != nil && len(last) > 0 {
-			return nil, fmt.Errorf("%w, after: %w", ctx.Err(), joined(last))
+		stop := ended(ctx)
+		if stop != nil && len(last) > 0 {
+			return nil, fmt.Errorf("%w, after: %w", stop, joined(last))
 		}
-		if errs = append(errs, err); attempt == limit || ctx.Err() != nil {
-			return nil, joined(errs)
+		if errs = append(errs, err); attempt == limit || stop != nil {
+			err := joined(errs)
+			if stop != nil && !errors.Is(err, stop) {
+				err = fmt.Errorf("%w, after: %w", stop, err)
+			}
+			return nil, err
 		}
 		l.mu.Lock()
 		failures := l.failures
@@ -115,6 +121,18 @@ func (l *link) connect(ctx context.Context, limit int) (*conn, error) {
 		}
 		last, errs = errs, nil
 	}
+}
+
+// ended returns why a context has ended, or nil. Its deadline counts when it has passed: what
+// dials has the same one, and may see it before the context does, as "i/o timeout".
+func ended(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if deadline, ok := ctx.Deadline(); ok && !time.Now().Before(deadline) {
+		return context.DeadlineExceeded
+	}
+	return nil
 }
 
 // joined is errors.Join that leaves a single error as it is.

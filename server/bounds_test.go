@@ -140,7 +140,7 @@ func TestUnreadAnswersArePaidFor(t *testing.T) {
 	require.NoError(t, err)
 	for offset := range uint64(2) {
 		c := dial(t, addr)
-		require.NoError(t, c.SetReadBuffer(256 << 10))
+		require.NoError(t, c.SetReadBuffer(256<<10))
 		_, err := c.Write(wire.ReadRequest{Offset: offset}.AppendTo(nil))
 		require.NoError(t, err)
 		require.Eventually(t, func() bool { return !s.hasMemory(DefaultMaxRequestBytes - size) }, 10*time.Second, time.Millisecond)

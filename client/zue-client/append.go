@@ -31,8 +31,9 @@ all its lines, and no further batch is sent; those under way may be stored. Prin
 last record. If it stops midway, it says on standard error which lines are stored, and
 the exit status is 1.
 
-With --stdin --idempotent, a batch is sent again when the connection is lost, or the server
-is down, for --timeout: each line is in the log once all the same, in order.
+With --stdin --idempotent, once connected, a batch is sent again when the connection is lost,
+or the server is down, for --timeout: each line is in the log once all the same, in order. The
+server must be up at the beginning.
 
 With --stdin --json, one object is printed:
   {"records":2,"first_offset":7,"last_offset":8}
@@ -41,10 +42,10 @@ If it stops midway, there is more in it, and the exit status is 1:
 The first 2 lines are surely stored; lines 3 to 5 may or may not be; no line after
 these is. The last two are null when there are no such lines; the offsets are null
 when records is 0. Nothing is printed when the server cannot be connected to.`,
-		Example: `  zue-client append 127.0.0.1 9001 user-17 "logged in"
-  zue-client append 127.0.0.1 9001 - "no key"
-  zue-client append 127.0.0.1 9001 -- --key -value
-  zue-client append 127.0.0.1 9001 --stdin < events.txt`,
+		Example: `  zue-client append 127.0.0.1 9000 user-17 "logged in"
+  zue-client append 127.0.0.1 9000 - "no key"
+  zue-client append 127.0.0.1 9000 -- --key -value
+  zue-client append 127.0.0.1 9000 --stdin < events.txt`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if fromStdin {
 				return checkArgs(cmd, args, []string{"host", "port"})
@@ -65,6 +66,9 @@ when records is 0. Nothing is printed when the server cannot be connected to.`,
 			if idempotent {
 				return &usageError{"--idempotent is for --stdin", cmd}
 			}
+			if cmd.Flags().Changed("batch-bytes") {
+				return &usageError{"--batch-bytes is for --stdin", cmd}
+			}
 			key := []byte(args[2])
 			if args[2] == nullKey {
 				key = nil
@@ -74,7 +78,7 @@ when records is 0. Nothing is printed when the server cannot be connected to.`,
 	}
 	cmd.Flags().BoolVar(&fromStdin, "stdin", false, "append every line of standard input")
 	cmd.Flags().IntVar(&batchBytes, "batch-bytes", defaultBatchBytes, "with --stdin, how many bytes of lines are appended together at most; 1: each by itself")
-	cmd.Flags().BoolVar(&idempotent, "idempotent", false, "with --stdin, send again what may have been appended: the server appends it once")
+	cmd.Flags().BoolVar(&idempotent, "idempotent", false, "with --stdin, once connected, send again what may have been appended: the server appends it once")
 	return cmd
 }
 

@@ -34,19 +34,24 @@ func (a *app) benchCommand() *cobra.Command {
 		Short: "Measure a server: operations a second, and how long each takes",
 		Long: `bench has clients, of a connection each, do the same for a while, and prints how often they
 could and how long each time took. The work is one of
-  append   appends a record and waits for the answer; --pipeline of them at once a client
+  append   appends a record and waits for the answer; --pipeline of them at once a client.
+           An operation is a record, and its time goes from asking to the answer
   produce  appends records by a producer, which makes batches of them; --pipeline is
-           how many batches may be under way
-  read     reads records at random offsets; --pipeline of them at once a client
+           how many batches may be under way. An operation is a record, and its time goes from
+           when it is given to the producer to the answer to its batch: waiting for room in
+           the producer, and for the batch to be full or sent, counts
+  read     reads records at random offsets; --pipeline of them at once a client. Operation
+           and time are as those of append
 
 Without --rate the loop is closed: each next one begins when the one before has ended. With
 it, it is open: so many a second are to begin, of all clients together, and times count
 from when each should have, so that a stall shows in all that it held up.
 
-It appends to the log that the server has. Nothing of that is ever removed.`,
-		Example: `  zue-client bench 127.0.0.1 9001
-  zue-client bench 127.0.0.1 9001 --work produce --clients 1 --size 1024
-  zue-client bench 127.0.0.1 9001 --rate 20000 --json`,
+append and produce append to the log that the server has, and that is not removed. A server
+with a data directory of its own is best for it.`,
+		Example: `  zue-client bench 127.0.0.1 9000
+  zue-client bench 127.0.0.1 9000 --work produce --clients 1 --size 1024
+  zue-client bench 127.0.0.1 9000 --rate 20000 --json`,
 		Args: wantArgs("host", "port"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s, err := a.parseServer(cmd, args[0], args[1])
@@ -172,7 +177,7 @@ func (a *app) bench(ctx context.Context, s server, b bench) error {
 		}
 	}
 	if _, err := a.stdout.Write(a.benchText(b, all, took)); err != nil {
-		return fmt.Errorf("print the result: %w", err)
+		return fmt.Errorf("print the result: %w", outputError(err))
 	}
 	if all.err != nil {
 		return fmt.Errorf("%d operations failed, the first by: %w", all.failed, all.err)

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/zue-log/zue/client"
+	"github.com/zue-log/zue/net/wire"
 )
 
 // Exit statuses.
@@ -21,6 +22,7 @@ const (
 	exitOK     = 0
 	exitFailed = 1
 	exitUsage  = 2
+	exitPipe   = 141 // as shells have it of a program that SIGPIPE has ended
 )
 
 const commands = "append, read, tail, status and bench"
@@ -57,6 +59,9 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	if err == nil {
 		return exitOK
 	}
+	if errors.Is(err, errNobodyReads) {
+		return exitPipe
+	}
 	fmt.Fprintf(stderr, "zue-client: %s\n", printable(a.explain(ctx, err).Error()))
 	var midway *midwayError
 	if errors.As(err, &midway) {
@@ -88,14 +93,18 @@ func (a *app) rootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "zue-client",
 		Short: "Append records to a Zue log, and read them back",
-		Long: `zue-client appends records to a Zue log, and reads them back by offset.
+		Long: fmt.Sprintf(`zue-client appends records to a Zue log, and reads them back by offset.
 
 Results go to standard output, everything else to standard error. The exit status
-is 0 when all went well, 1 when something failed, and 2 for wrong usage.`,
-		Example: `  zue-client append 127.0.0.1 9001 user-17 "logged in"
-  zue-client read 127.0.0.1 9001 0
-  zue-client tail 127.0.0.1 9001
-  zue-client status 127.0.0.1 9001`,
+is 0 when all went well, 1 when something failed, and 2 for wrong usage. It is 141, with no
+message, when what reads the output has gone, as head does in "zue-client read ... | head":
+then not all was printed. (append says so and exits with 1: its records are stored.)
+
+The largest record has %d bytes, key and value together.`, wire.MaxRecord),
+		Example: `  zue-client append 127.0.0.1 9000 user-17 "logged in"
+  zue-client read 127.0.0.1 9000 0
+  zue-client tail 127.0.0.1 9000
+  zue-client status 127.0.0.1 9000`,
 		Version:       client.Version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -110,7 +119,7 @@ is 0 when all went well, 1 when something failed, and 2 for wrong usage.`,
 	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		message := err.Error()
-		if strings.HasPrefix(message, "unknown") {
+		if strings.HasPrefix(message, "unknown") && cmd.Name() == "append" {
 			message += `; a key or value that begins with "-" goes after "--"`
 		}
 		return &usageError{message, cmd}
@@ -198,11 +207,22 @@ func wantArgs(names ...string) cobra.PositionalArgs {
 }
 
 func checkArgs(cmd *cobra.Command, args, names []string) error {
+	if len(args) > 0 {
+		// An IPv6 address has more colons, or brackets around it.
+		host, port, err := net.SplitHostPort(args[0])
+		if _, notANumber := strconv.ParseUint(port, 10, 16); err == nil && notANumber == nil {
+			return &usageError{fmt.Sprintf("%q: host and port are two arguments: %s %s", args[0], host, port), cmd}
+		}
+	}
 	if len(args) < len(names) {
 		return &usageError{"missing: <" + strings.Join(names[len(args):], "> <") + ">", cmd}
 	}
 	if len(args) > len(names) {
-		return &usageError{fmt.Sprintf("too many arguments, from %q on; a key or value with spaces needs quotes", args[len(names)]), cmd}
+		message := fmt.Sprintf("too many arguments, from %q on", args[len(names)])
+		if cmd.Name() == "append" {
+			message += "; a key or value with spaces needs quotes"
+		}
+		return &usageError{message, cmd}
 	}
 	return nil
 }

@@ -105,7 +105,7 @@ func TestHelpAboutNothingIsWrongUsage(t *testing.T) {
 		require.Equal(t, exitUsage, got.code, args)
 		require.Empty(t, got.stdout)
 		require.Contains(t, got.stderr, "there are "+commands)
-		require.Contains(t, got.stderr, "127.0.0.1 9001", "an example")
+		require.Contains(t, got.stderr, "127.0.0.1 9000", "an example")
 	}
 	require.Equal(t, runCommand(t.Context(), nil, "--help"), runCommand(t.Context(), nil, "help"))
 	require.Equal(t, runCommand(t.Context(), nil, "append", "--help"), runCommand(t.Context(), nil, "help", "append"))

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"syscall"
@@ -13,6 +14,10 @@ import (
 
 // hint says what to do about an error, or nothing.
 func hint(err error) string {
+	var located *locatedError
+	if errors.As(err, &located) {
+		return located.hint()
+	}
 	var refusal *wire.Error
 	if errors.As(err, &refusal) {
 		return codeHint(refusal.Code)
@@ -37,6 +42,42 @@ func hint(err error) string {
 		return "the server is stuck or slow; --timeout waits longer" + maybeHint(err)
 	}
 	return "is the server still running? Its log says why it hung up" + maybeHint(err)
+}
+
+// locatedError is an invalid_offset, and where the log is.
+type locatedError struct {
+	error             // what the server said
+	server     server // that said it
+	offset     uint64 // that was asked for
+	first, end uint64 // of the log
+}
+
+func (e *locatedError) Unwrap() error { return e.error }
+
+func (e *locatedError) hint() string {
+	switch {
+	case e.offset < e.first:
+		return fmt.Sprintf("older records were removed by retention; the log begins at %d", e.first)
+	case e.offset >= e.end:
+		return fmt.Sprintf("it is not appended yet; the next record gets offset %d, and \"zue-client tail %s %s --from %d\" waits for it",
+			e.end, e.server.host, e.server.port, e.end)
+	}
+	return "it is there by now; ask again"
+}
+
+// locate adds to an invalid_offset where the log is, which the server is asked for: its
+// message is a text. Other errors, and what it does not tell, stay as they are.
+func (a *app) locate(ctx context.Context, c *client.Client, s server, err error) error {
+	var refusal *wire.Error
+	var op *client.OpError
+	if !errors.As(err, &refusal) || refusal.Code != wire.CodeInvalidOffset || !errors.As(err, &op) {
+		return err
+	}
+	st, failed := c.Status(ctx)
+	if failed != nil {
+		return err
+	}
+	return &locatedError{error: err, server: s, offset: op.Offset, first: st.FirstOffset, end: st.EndOffset}
 }
 
 func maybeHint(err error) string {

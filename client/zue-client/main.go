@@ -9,7 +9,8 @@
 //	zue-client bench <host> <port>                  measures the server
 //
 // Results go to standard output, everything else to standard error. The exit status
-// is 0 when all went well, 1 when something failed, and 2 for wrong usage.
+// is 0 when all went well, 1 when something failed, 2 for wrong usage, and 141 when nobody
+// reads the output any more.
 package main
 
 import (

@@ -4,12 +4,27 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"syscall"
 	"unicode/utf8"
 
 	"github.com/zue-log/zue/client"
 )
+
+// errNobodyReads is in the tree of an error when what reads the output has gone, as head does
+// when it has enough. That is no failure to tell anybody of, but for an append.
+var errNobodyReads = errors.New("nobody reads the output")
+
+// outputError marks an error of writing to standard output. Elsewhere EPIPE means that a
+// connection is lost.
+func outputError(err error) error {
+	if errors.Is(err, syscall.EPIPE) {
+		return fmt.Errorf("%w: %w", errNobodyReads, err)
+	}
+	return err
+}
 
 func (a *app) printOffset(offset uint64) error {
 	format := "%d\n"

@@ -24,13 +24,16 @@ With --json it prints offset, key and value. A key or value that is not UTF-8 co
 
 With --from it prints all records from that offset on, up to the one before --to or, without
 it, to the last that the log has when it is asked.`,
-		Example: `  zue-client read 127.0.0.1 9001 0
-  zue-client read 127.0.0.1 9001 0 --json
-  zue-client read 127.0.0.1 9001 0 --raw > value.bin
-  zue-client read 127.0.0.1 9001 --from 100 --to 200`,
+		Example: `  zue-client read 127.0.0.1 9000 0
+  zue-client read 127.0.0.1 9000 0 --json
+  zue-client read 127.0.0.1 9000 0 --raw > value.bin
+  zue-client read 127.0.0.1 9000 --from 100 --to 200`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if cmd.Flags().Changed("from") {
 				return checkArgs(cmd, args, []string{"host", "port"})
+			}
+			if cmd.Flags().Changed("to") {
+				return &usageError{"--to is for --from", cmd}
 			}
 			return checkArgs(cmd, args, []string{"host", "port", "offset"})
 		},
@@ -46,10 +49,10 @@ it, to the last that the log has when it is asked.`,
 				if !cmd.Flags().Changed("to") {
 					to = math.MaxUint64
 				}
+				if to < from {
+					return &usageError{fmt.Sprintf("--to %d is before --from %d", to, from), cmd}
+				}
 				return a.readRange(cmd.Context(), s, from, to, raw)
-			}
-			if cmd.Flags().Changed("to") {
-				return &usageError{"--to needs --from", cmd}
 			}
 			offset, err := strconv.ParseUint(args[2], 10, 64)
 			if err != nil {
@@ -68,10 +71,10 @@ func (a *app) read(ctx context.Context, s server, offset uint64, raw bool) error
 	return a.ask(ctx, s, func(ctx context.Context, c *client.Client) error {
 		record, err := c.Read(ctx, offset)
 		if err != nil {
-			return err
+			return a.locate(ctx, c, s, err)
 		}
 		if err := printRecord(a.stdout, record, a.json, raw); err != nil {
-			return fmt.Errorf("print the record: %w", err)
+			return fmt.Errorf("print the record: %w", outputError(err))
 		}
 		return nil
 	})
@@ -87,6 +90,7 @@ func (a *app) readRange(ctx context.Context, s server, from, to uint64, raw bool
 		if from <= end {
 			to = min(to, end)
 		} // else the server says what is wrong with it
-		return a.printTail(ctx, c, from, to, raw) // which takes as long as it takes
+		// It takes as long as it takes, but not to say what is wrong.
+		return a.locate(asking, c, s, a.printTail(ctx, c, from, to, raw))
 	})
 }

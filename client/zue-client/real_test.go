@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -21,7 +23,13 @@ import (
 // startServer serves a log on a port until the test ends.
 func startServer(t testing.TB) (port string, log *storage.Log) {
 	t.Helper()
-	log, err := storage.Open(t.TempDir(), storage.Options{Sync: storage.SyncNever()})
+	return startServerOf(t, storage.Options{Sync: storage.SyncNever()})
+}
+
+// startServerOf is startServer with options of the log.
+func startServerOf(t testing.TB, opts storage.Options) (port string, log *storage.Log) {
+	t.Helper()
+	log, err := storage.Open(t.TempDir(), opts)
 	require.NoError(t, err)
 	s, err := zueserver.New(log, zueserver.Options{Sync: storage.SyncNever()})
 	require.NoError(t, err)
@@ -71,6 +79,64 @@ func TestReadRange(t *testing.T) {
 	var stderr bytes.Buffer
 	require.Equal(t, exitFailed, run(t.Context(), []string{"read", "127.0.0.1", port, "--from", "0"}, nil, brokenWriter{}, &stderr))
 	require.Contains(t, stderr.String(), "disk full")
+}
+
+// What is not there is told by where the log is.
+func TestHintsOfOffsets(t *testing.T) {
+	port, log := startServerOf(t, storage.Options{Sync: storage.SyncNever(), SegmentBytes: storage.MinSegmentBytes})
+	empty, _ := startServer(t)
+	segment := strings.Repeat("x", storage.MinSegmentBytes)
+	appendValues(t, log, segment, segment, segment, "d")
+	// A segment is done with in the background, and can go only then.
+	require.Eventually(t, func() bool {
+		require.NoError(t, log.TruncatePrefix(3))
+		return log.FirstOffset() > 0
+	}, time.Minute, time.Millisecond)
+	first := log.FirstOffset()
+	removed := fmt.Sprintf("hint: older records were removed by retention; the log begins at %d\n", first)
+	later := func(port string, end int) string {
+		return fmt.Sprintf("hint: it is not appended yet; the next record gets offset %d, and \"zue-client tail 127.0.0.1 %s --from %d\" waits for it\n", end, port, end)
+	}
+	for _, c := range []struct{ command, port, args, want string }{
+		{"read", port, "0", removed},
+		{"read", port, "--from 0 --to 1", removed},
+		{"tail", port, "--from 0", removed},
+		{"read", port, "4", later(port, 4)},
+		{"read", port, "18446744073709551615", later(port, 4)},
+		{"read", port, "--from 9", later(port, 4)},
+		{"tail", port, "--from 9", later(port, 4)},
+		{"read", empty, "0", later(empty, 0)},
+	} {
+		t.Run(c.command+" "+c.args, func(t *testing.T) {
+			got := runCommand(t.Context(), nil, append([]string{c.command, "127.0.0.1", c.port}, strings.Fields(c.args)...)...)
+			require.Equal(t, exitFailed, got.code)
+			require.Empty(t, got.stdout)
+			require.Contains(t, got.stderr, "invalid_offset: ")
+			require.True(t, strings.HasSuffix(got.stderr, c.want), got.stderr)
+		})
+	}
+}
+
+// closedPipe is standard output whose reader has gone.
+type closedPipe struct{}
+
+func (closedPipe) Write([]byte) (int, error) {
+	return 0, &os.PathError{Op: "write", Path: "/dev/stdout", Err: syscall.EPIPE}
+}
+
+// Who has read enough, as head, is told nothing.
+func TestReaderGoesAway(t *testing.T) {
+	port, log := startServer(t)
+	appendValues(t, log, "a", "b")
+	for _, args := range []string{
+		"read 0", "read --from 0", "tail --from 0", "status", "bench --work read --clients 1 --duration 1ms",
+	} {
+		words := strings.Fields(args)
+		words = append([]string{words[0], "127.0.0.1", port}, words[1:]...)
+		var stderr bytes.Buffer
+		require.Equal(t, exitPipe, run(t.Context(), words, nil, closedPipe{}, &stderr), "%s: %s", args, &stderr)
+		require.Empty(t, stderr.String(), args)
+	}
 }
 
 // safeBuffer can be looked at while it is written to.

@@ -19,8 +19,8 @@ func (a *app) statusCommand() *cobra.Command {
 		Long: `status shows how a server and its log are, as a table.
 
 With --json it prints the server's own answer, an object: net/PROTOCOL.md has its members.`,
-		Example: `  zue-client status 127.0.0.1 9001
-  zue-client status 127.0.0.1 9001 --json`,
+		Example: `  zue-client status 127.0.0.1 9000
+  zue-client status 127.0.0.1 9000 --json`,
 		Args: wantArgs("host", "port"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s, err := a.parseServer(cmd, args[0], args[1])
@@ -39,7 +39,7 @@ func (a *app) status(ctx context.Context, s server) error {
 			return err
 		}
 		if _, err := a.stdout.Write(a.statusText(st)); err != nil {
-			return fmt.Errorf("print the status: %w", err)
+			return fmt.Errorf("print the status: %w", outputError(err))
 		}
 		return nil
 	})

@@ -23,8 +23,8 @@ feed, until it is interrupted; then the exit status is 0. It goes on when the co
 is lost and made anew, and leaves no record out.
 
 With --json it prints offset, key and value, as read does, an object a line.`,
-		Example: `  zue-client tail 127.0.0.1 9001
-  zue-client tail 127.0.0.1 9001 --from 0 --count 10 --json`,
+		Example: `  zue-client tail 127.0.0.1 9000
+  zue-client tail 127.0.0.1 9000 --from 0 --count 10 --json`,
 		Args: wantArgs("host", "port"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s, err := a.parseServer(cmd, args[0], args[1])
@@ -64,7 +64,9 @@ func (a *app) tail(ctx context.Context, s server, from uint64, fromEnd bool, cou
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return nil // that is how it ends
 	}
-	return err
+	asking, cancel := context.WithTimeout(ctx, a.timeout)
+	defer cancel()
+	return a.locate(asking, c, s, err)
 }
 
 // printTail prints the records from one offset to before another, waiting for them.
@@ -79,9 +81,9 @@ func (a *app) printTail(ctx context.Context, c *client.Client, from, to uint64, 
 			err = out.Flush() // the next record may be long in coming
 		}
 		if err != nil {
-			return fmt.Errorf("print the record at offset %d: %w", from-1, err)
+			return fmt.Errorf("print the record at offset %d: %w", from-1, outputError(err))
 		}
 	}
 	// What was read before a fault is printed, too.
-	return errors.Join(t.Err(), out.Flush())
+	return errors.Join(t.Err(), outputError(out.Flush()))
 }

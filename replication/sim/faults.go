@@ -99,6 +99,20 @@ func (w *world) scheduleFaults() {
 	}
 }
 
+// handOver has whoever leads hand over to a node.
+func (w *world) handOver(id core.NodeID) {
+	for _, n := range w.nodes {
+		if n.core == nil || w.now < n.pausedUntil {
+			continue
+		}
+		if to, err := n.core.Transfer(id); err == nil {
+			w.stats.Transfers++
+			w.note("%d: hands over to %d", n.id, to)
+			n.drain()
+		}
+	}
+}
+
 // partition cuts the network, both ways or one, for a while.
 func (w *world) partition() {
 	w.stats.Cuts++
@@ -111,6 +125,7 @@ func (w *world) partition() {
 	for _, n := range w.nodes { // a leader that is alone gets a tail that nobody else has
 		if n.core != nil && w.rng.IntN(2) == 0 && n.core.Status().Role == core.RoleLeader {
 			side = 1 << (n.id - 1)
+			w.after(w.between(0, 15*time.Second), func() { w.handOver(n.id) }) // it may lead again, without it
 		}
 	}
 	for a := range len(w.nodes) {

@@ -63,42 +63,72 @@ func (c *config) flags(f *pflag.FlagSet) {
 	c.segmentSize, c.requestMemory = storage.DefaultSegmentBytes, server.DefaultMaxRequestBytes
 	f.StringVar(&c.listen, "listen", "127.0.0.1", "`address` to listen on; 0.0.0.0 is all")
 	f.StringVar(&c.sync, "sync", "always", "when appends are durable: always (before they are answered), interval=<duration>, never")
-	f.Var(&c.segmentSize, "segment-size", "size of a segment file; one is allocated ahead")
+	f.Var(&c.segmentSize, "segment-size", "size of a segment file, 16KiB to 1GiB; one is allocated ahead")
 	f.DurationVar(&c.storage.SegmentAge, "segment-age", 0, "begin a segment when the last one is so old, so that retention can remove that; 0: never")
-	f.IntVar(&c.storage.IndexInterval, "index-interval", storage.DefaultIndexInterval, "bytes of log for each index point: more make reads slower, less the index larger")
+	f.IntVar(&c.storage.IndexInterval, "index-interval", storage.DefaultIndexInterval, "bytes of log for each index point, 64 to 1048576: more make reads slower, less the index larger")
 	f.Var(&c.retentionSize, "retention-size", "remove the oldest segments when all are larger than this; 0: never")
 	f.DurationVar(&c.storage.RetentionAge, "retention-age", 0, "remove segments whose newest record is so old; 0: never")
 	f.StringVar(&c.compression, "compression", "none", "of records that clients append one by one: none, gzip, snappy, lz4, zstd")
 	f.IntVar(&c.server.MaxConnections, "max-connections", server.DefaultMaxConnections, "clients at once; further ones are told so and hung up on")
-	f.Var(&c.requestMemory, "max-request-memory", "memory for requests of more than 64 KiB that are being received")
+	f.Var(&c.requestMemory, "max-request-memory", fmt.Sprintf("memory for requests of more than 64 KiB that are being received, and answers as long that are not sent from a mapped file; %d bytes or more", server.MinRequestBytes))
 	f.StringVar(&c.logFormat, "log-format", "text", "of the lines on standard error: text, json")
 	f.StringVar(&c.logLevel, "log-level", "info", "least important lines to write: debug, info, warn, error")
 }
 
-// environment sets the flags that the command line does not from the environment. It
-// returns what is wrong with any.
-func environment(f *pflag.FlagSet) error {
+// environment sets the flags that the command line does not from the environment. A
+// variable that is empty counts as not set. It returns what is wrong with any, and for each
+// flag where its value is from, as an error is to name it.
+func environment(f *pflag.FlagSet) (from map[string]string, err error) {
 	var errs []error
+	from = map[string]string{}
 	f.VisitAll(func(flag *pflag.Flag) {
+		from[flag.Name] = "--" + flag.Name
 		name := envPrefix + strings.ToUpper(strings.ReplaceAll(flag.Name, "-", "_"))
-		text, ok := os.LookupEnv(name)
-		if !ok || flag.Changed || flag.Name == "help" || flag.Name == "version" {
+		text := os.Getenv(name)
+		if text == "" || flag.Changed || flag.Name == "help" || flag.Name == "version" {
 			return
 		}
+		from[flag.Name] = name + " in the environment"
 		if err := flag.Value.Set(text); err != nil {
-			errs = append(errs, fmt.Errorf("%s in the environment: %w", name, err))
+			errs = append(errs, fmt.Errorf("%s: %w", from[flag.Name], plainly(flag, text, err)))
 		}
 	})
-	return errors.Join(errs...)
+	return from, errors.Join(errs...)
+}
+
+// plainly says what is wrong with a flag's text, where strconv and time speak of their own
+// functions.
+func plainly(flag *pflag.Flag, text string, err error) error {
+	switch flag.Value.Type() {
+	case "int":
+		if errors.Is(err, strconv.ErrRange) {
+			return fmt.Errorf("%q is out of range", text)
+		}
+		return fmt.Errorf("%q is no number", text)
+	case "duration":
+		return fmt.Errorf("%q is no duration, such as 24h", text)
+	}
+	return err
+}
+
+// flagError is what the command line's parser says, in the words of plainly.
+func flagError(err error) error {
+	var invalid *pflag.InvalidValueError
+	if !errors.As(err, &invalid) {
+		return err
+	}
+	flag := invalid.GetFlag()
+	return fmt.Errorf("--%s: %w", flag.Name, plainly(flag, invalid.GetValue(), invalid.Unwrap()))
 }
 
 // read takes the arguments and makes options of all that was said. It reports every fault
 // at once.
 func (c *config) read(args []string, flags *pflag.FlagSet, stderr io.Writer) error {
-	errs := []error{environment(flags)}
-	fault := func(what string, err error) {
+	from, err := environment(flags)
+	errs := []error{err}
+	fault := func(flag string, err error) {
 		if err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", what, err))
+			errs = append(errs, fmt.Errorf("%s: %w", from[flag], err))
 		}
 	}
 	port, err := strconv.ParseUint(args[0], 10, 16)
@@ -108,15 +138,20 @@ func (c *config) read(args []string, flags *pflag.FlagSet, stderr io.Writer) err
 	if args[1] == "" {
 		errs = append(errs, errors.New("the data directory's name is empty"))
 	}
+	if c.listen == "" { // net.Listen takes it for all
+		fault("listen", errors.New("the address is empty; 0.0.0.0 is all"))
+	}
 	c.port, c.dataDir = uint16(port), fromCaller(args[1])
 	c.storage.Sync, err = storage.ParseSyncPolicy(c.sync)
-	fault("--sync", err)
+	fault("sync", err)
 	c.storage.Compression, err = batch.ParseCodec(c.compression)
-	fault("--compression", err)
-	logger, err := newLogger(c.logFormat, c.logLevel, stderr)
-	if err != nil {
-		errs = append(errs, err)
+	fault("compression", err)
+	var level slog.Level
+	if level.UnmarshalText([]byte(c.logLevel)) != nil {
+		fault("log-level", fmt.Errorf("%q is none of debug, info, warn, error", c.logLevel))
 	}
+	logger, err := newLogger(c.logFormat, level, stderr)
+	fault("log-format", err)
 	c.storage.SegmentBytes, c.storage.RetentionBytes = int64(c.segmentSize), int64(c.retentionSize)
 	c.storage.Logger, c.server.Logger = logger, logger
 	c.server.MaxRequestBytes, c.server.Sync = int64(c.requestMemory), c.storage.Sync
@@ -125,18 +160,13 @@ func (c *config) read(args []string, flags *pflag.FlagSet, stderr io.Writer) err
 }
 
 // newLogger makes the program's logger.
-func newLogger(format, level string, w io.Writer) (*slog.Logger, error) {
-	var o slog.HandlerOptions
-	var l slog.Level
-	if err := l.UnmarshalText([]byte(level)); err != nil {
-		return nil, fmt.Errorf("--log-level: %q is none of debug, info, warn, error", level)
-	}
-	o.Level = l
+func newLogger(format string, level slog.Level, w io.Writer) (*slog.Logger, error) {
+	o := slog.HandlerOptions{Level: level}
 	switch format {
 	case "text":
 		return slog.New(slog.NewTextHandler(w, &o)), nil
 	case "json":
 		return slog.New(slog.NewJSONHandler(w, &o)), nil
 	}
-	return nil, fmt.Errorf("--log-format: %q is none of text, json", format)
+	return nil, fmt.Errorf("%q is none of text, json", format)
 }

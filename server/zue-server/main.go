@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"os"
 	"os/signal"
@@ -25,16 +24,33 @@ import (
 const (
 	exitFailed = 1
 	exitUsage  = 2
+	exitSignal = 128 // and the number of a second signal, as shells say it
 
 	// stopTimeout is how long a stopping server waits for its clients.
 	stopTimeout = 10 * time.Second
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	// After the first signal the second one ends the process at once.
-	context.AfterFunc(ctx, stop)
+	ctx, stop := context.WithCancelCause(context.Background())
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	go obey(signals, stop, func(code int) {
+		fmt.Fprintln(os.Stderr, "zue-server: a second signal: ending at once")
+		os.Exit(code)
+	})
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// obey stops the server at the first signal, and ends the process at the second. To give
+// signals back to the system after the first will not do: a shell has programs that it
+// starts with "&" in a script ignore SIGINT, and so would the second one be.
+func obey(signals <-chan os.Signal, stop context.CancelCauseFunc, exit func(code int)) {
+	stop(fmt.Errorf("%v signal received", <-signals))
+	code := exitSignal
+	if n, ok := (<-signals).(syscall.Signal); ok {
+		code += int(n)
+	}
+	exit(code)
 }
 
 // usageError is a fault in the command line.
@@ -65,12 +81,21 @@ func command(stderr io.Writer) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "zue-server <port> <data_dir>",
 		Short: "Keep a log in a directory and serve it over TCP",
-		Long: `zue-server keeps a log in <data_dir>, which it creates if need be, and serves it
+		Long: fmt.Sprintf(`zue-server keeps a log in <data_dir>, which it creates if need be, and serves it
 on <port> until it gets SIGINT or SIGTERM. Port 0 means any free one; the log on
 standard error says which.
 
+The first SIGINT or SIGTERM stops it: what has arrived is answered, for 10 s at most; the exit
+code is 0. A second one ends it at once, with 130 for SIGINT and 143 for SIGTERM. Otherwise
+the code is 1 when something failed, as a port that is in use, and 2 for wrong usage.
+
+Sizes: 64MiB is 64 times 1024 times 1024 bytes (KiB, MiB, GiB; Ki, Mi, Gi), 64MB is 64,000,000
+(k, KB, MB, GB; K, M, G); a number alone is bytes. For --segment-size, --index-interval,
+--max-connections and --max-request-memory 0 is the default. The largest record has %d
+bytes, key and value together.
+
 Each flag can be given in the environment, too: ZUE_SYNC for --sync, ZUE_SEGMENT_SIZE for
---segment-size, and so on. The command line counts more.`,
+--segment-size, and so on. The command line counts more; an empty variable counts as none.`, wire.MaxRecord),
 		Example: `  zue-server 9000 ./data
   zue-server 9000 /var/lib/zue --listen 0.0.0.0 --sync interval=50ms`,
 		Version:       fmt.Sprintf("%s (storage %s, format %d, wire %s, protocol %d, %s)", server.Version, storage.Version, storage.FormatVersion, wire.Version, wire.ProtocolVersion, runtime.Version()),
@@ -89,7 +114,7 @@ Each flag can be given in the environment, too: ZUE_SYNC for --sync, ZUE_SEGMENT
 			return serve(cmd.Context(), c)
 		},
 	}
-	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{flagError(err)} })
 	c.flags(cmd.Flags())
 	return cmd
 }
@@ -103,17 +128,23 @@ func fromCaller(path string) string {
 	return path
 }
 
-// serve opens the log and serves it until ctx ends.
+// serve opens the log and serves it until ctx ends. It listens first, so that a port which
+// another program has leaves no new data directory behind; clients that come before the log is
+// open wait.
 func serve(ctx context.Context, c config) error {
 	logger := c.server.Logger
-	log, err := storage.Open(c.dataDir, c.storage)
+	listener, err := listen(c)
 	if err != nil {
 		return err
+	}
+	log, err := storage.Open(c.dataDir, c.storage)
+	if err != nil {
+		return errors.Join(err, listener.Close())
 	}
 	recovery := log.Recovery()
 	logger.Info("log opened", "data_dir", c.dataDir, "first_offset", log.FirstOffset(), "end_offset", log.EndOffset(),
 		"sync", c.sync, "bytes_scanned", recovery.Scanned, "torn_bytes_cut", recovery.Torn)
-	err = listenAndServe(ctx, c, log, logger)
+	err = serveLog(ctx, c, log, listener)
 	if err := errors.Join(err, log.Close()); err != nil {
 		return err
 	}
@@ -121,18 +152,22 @@ func serve(ctx context.Context, c config) error {
 	return nil
 }
 
-func listenAndServe(ctx context.Context, c config, log *storage.Log, logger *slog.Logger) error {
+// listen takes the port.
+func listen(c config) (net.Listener, error) {
 	addr := net.JoinHostPort(c.listen, strconv.Itoa(int(c.port)))
 	listener, err := net.Listen("tcp", addr)
 	if errors.Is(err, syscall.EADDRINUSE) {
-		return fmt.Errorf("%w: another program has port %d; stop it or choose another port", err, c.port)
+		return nil, fmt.Errorf("%w: another program has port %d; stop it or choose another port", err, c.port)
 	}
-	if err != nil {
-		return err
-	}
+	return listener, err
+}
+
+// serveLog serves a log on a listener, which it closes, until ctx ends.
+func serveLog(ctx context.Context, c config, log *storage.Log, listener net.Listener) error {
+	logger := c.server.Logger
 	s, err := server.New(log, c.server)
 	if err != nil {
-		return err
+		return errors.Join(err, listener.Close())
 	}
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(listener) }()

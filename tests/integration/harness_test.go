@@ -106,12 +106,22 @@ func startServer(t *testing.T, dir string, flags ...string) *server {
 // startServerAt is startServer with a port of its own.
 func startServerAt(t *testing.T, port, dir string, flags ...string) *server {
 	t.Helper()
-	s := &server{t: t, dir: dir, log: &logWatch{listening: make(chan string, 1)}, done: make(chan error, 1)}
-	s.cmd = exec.Command(serverPath, append([]string{port, dir}, flags...)...)
+	return startCommand(t, dir, exec.Command(serverPath, append([]string{port, dir}, flags...)...))
+}
+
+// startIgnoring is startServer with SIGINT and SIGTERM ignored when the server begins.
+func startIgnoring(t *testing.T, dir string) *server {
+	t.Helper()
+	return startCommand(t, dir, exec.Command("/bin/sh", "-c", `trap "" INT TERM; exec "$0" 0 "$1"`, serverPath, dir))
+}
+
+// startCommand is startServer with a command that becomes the server.
+func startCommand(t *testing.T, dir string, cmd *exec.Cmd) *server {
+	t.Helper()
+	s := &server{t: t, dir: dir, cmd: cmd, log: &logWatch{listening: make(chan string, 1)}, done: make(chan error, 1)}
 	stderr, err := s.cmd.StderrPipe()
 	require.NoError(t, err)
 	require.NoError(t, s.cmd.Start())
-	cmd := s.cmd
 	go func() {
 		s.log.follow(stderr)
 		s.done <- cmd.Wait()

@@ -235,7 +235,7 @@ func TestClientFailures(t *testing.T) {
 
 func TestServerFailures(t *testing.T) {
 	s := startServer(t, t.TempDir())
-	file := filepath.Join(t.TempDir(), "file")
+	file, fresh := filepath.Join(t.TempDir(), "file"), filepath.Join(t.TempDir(), "fresh")
 	require.NoError(t, os.WriteFile(file, nil, 0o644))
 	for want, cases := range map[int][][]string{
 		1: {
@@ -243,6 +243,7 @@ func TestServerFailures(t *testing.T) {
 			{s.port, t.TempDir()},    // the port is
 			{"0", file},              // not a directory
 			{"0", file + "/below/x"}, // cannot be made
+			{s.port, fresh},          // the port is in use, and nothing is made
 		},
 		2: {{}, {"0"}, {"x", "d"}, {"65536", "d"}, {"0", ""}, {"0", "d", "--sync", "no"}, {"0", "d", "--no-such"}, {"0", "d", "cluster.conf", "1"}},
 	} {
@@ -254,7 +255,83 @@ func TestServerFailures(t *testing.T) {
 			require.Contains(t, string(out), "zue-server: ")
 		}
 	}
+	require.NoDirExists(t, fresh)
 	require.Equal(t, "0", s.append("-", "unharmed"))
+}
+
+// What is wrong is said by the name that it was given by.
+func TestServerSettings(t *testing.T) {
+	for _, c := range []struct {
+		env, flag string
+		want      string
+	}{
+		{"", "--listen=", "--listen: the address is empty; 0.0.0.0 is all"},
+		{"ZUE_LISTEN=0.0.0.0", "--listen=", "--listen: the address is empty"},
+		{"ZUE_SYNC=bad", "", `ZUE_SYNC in the environment: sync policy "bad"`},
+		{"ZUE_SYNC=worse", "--sync=bad", `--sync: sync policy "bad"`},
+		{"ZUE_COMPRESSION=bad", "", "ZUE_COMPRESSION in the environment: "},
+		{"ZUE_LOG_LEVEL=bad", "", `ZUE_LOG_LEVEL in the environment: "bad" is none of`},
+		{"ZUE_LOG_FORMAT=bad", "", `ZUE_LOG_FORMAT in the environment: "bad" is none of`},
+		{"", "--log-format=bad", `zue-server: --log-format: "bad" is none of`},
+		{"ZUE_MAX_CONNECTIONS=x", "", "ZUE_MAX_CONNECTIONS in the environment: \"x\" is no number\n"},
+		{"ZUE_MAX_CONNECTIONS=99999999999999999999", "", "is out of range\n"},
+		{"", "--max-connections=x", "zue-server: --max-connections: \"x\" is no number\n"},
+		{"ZUE_SEGMENT_AGE=x", "", "ZUE_SEGMENT_AGE in the environment: \"x\" is no duration, such as 24h\n"},
+		{"", "--segment-size=x", `--segment-size: "x" is no size`},
+	} {
+		t.Run(c.env+" "+c.flag, func(t *testing.T) {
+			args := []string{"0", filepath.Join(t.TempDir(), "data")}
+			if c.flag != "" {
+				args = append(args, c.flag)
+			}
+			cmd := exec.Command(serverPath, args...)
+			cmd.Env = append(os.Environ(), c.env)
+			out, err := cmd.CombinedOutput()
+			require.Error(t, err)
+			require.Equal(t, 2, cmd.ProcessState.ExitCode(), string(out))
+			require.Contains(t, string(out), c.want)
+			require.NotContains(t, string(out), "strconv")
+			require.NoDirExists(t, args[1])
+		})
+	}
+}
+
+// An empty variable is none: the server listens on this machine alone.
+func TestEmptyEnvironment(t *testing.T) {
+	for _, name := range []string{"ZUE_LISTEN", "ZUE_SYNC", "ZUE_SEGMENT_SIZE", "ZUE_MAX_CONNECTIONS"} {
+		t.Setenv(name, "")
+	}
+	s := startServer(t, t.TempDir())
+	require.Equal(t, "127.0.0.1", s.host)
+	require.Equal(t, "0", s.append("-", "x"))
+}
+
+// A second signal ends the server while it waits for a client that takes no answers, also
+// when the shell had it ignore SIGINT, as it does with "&" in a script.
+func TestSecondSignal(t *testing.T) {
+	for _, c := range []struct {
+		sig  syscall.Signal
+		code int
+	}{{syscall.SIGINT, 130}, {syscall.SIGTERM, 143}} {
+		t.Run(c.sig.String(), func(t *testing.T) {
+			s := startIgnoring(t, t.TempDir())
+			slow := s.dial()
+			_, err := slow.append(nil, make([]byte, 8<<20))
+			require.NoError(t, err)
+			_, err = slow.Write(bytes.Repeat(readFrame(0), 100)) // 800 MB, of which none is taken
+			require.NoError(t, err)
+			// The server is at it when something of it is there.
+			_, err = io.ReadFull(slow, make([]byte, 1))
+			require.NoError(t, err)
+			require.NoError(t, s.cmd.Process.Signal(c.sig))
+			require.Eventually(t, func() bool { return strings.Contains(s.log.String(), "msg=stopping") }, 30*time.Second, time.Millisecond)
+			began, cmd := time.Now(), s.cmd
+			require.Error(t, s.stop(c.sig))
+			require.Equal(t, c.code, cmd.ProcessState.ExitCode())
+			require.Less(t, time.Since(began), 5*time.Second, "at once, not after the 10 s that clients have")
+			require.Equal(t, "1", startServer(t, s.dir).append("-", "nothing is lost"))
+		})
+	}
 }
 
 // textFile makes lines of all sorts.

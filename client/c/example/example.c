@@ -1,12 +1,17 @@
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include <zuenet.h>
 
 /* Ends the program when a call has failed. */
 static void check(int code, const zuenet *c, const char *what) {
     if (code != ZUENET_OK) {
-        fprintf(stderr, "%s: %s (%s)\n", what, zuenet_strerror(code), zuenet_message(c));
+        /* Without a connection there is no message of its own: errno says why. */
+        const char *why = c == NULL && code == ZUENET_ESYSTEM ? strerror(errno) : zuenet_message(c);
+
+        fprintf(stderr, "%s: %s%s%s\n", what, zuenet_strerror(code), *why ? ": " : "", why);
         exit(1);
     }
 }

@@ -1,6 +1,6 @@
 #!/bin/bash
 # README.md has the example as it is; its gcc line builds it; and it prints what README.md says
-# against a real server. Arguments: README.md, example.c, zuenet.h, zuenet.c, zue-server.
+# against a real server, and why when there is none. Arguments: README.md, example.c, zuenet.h, zuenet.c, zue-server.
 set -euo pipefail
 
 readme=$(realpath "$1")
@@ -33,3 +33,14 @@ done
 ./program 127.0.0.1 "$port" >got
 sed -n '/^It prints/,/^##/{s/^    //p}' "$readme" >want
 diff want got
+
+# Nobody listens there any more.
+trap - EXIT
+kill -TERM "$pid"
+wait "$pid"
+if ./program 127.0.0.1 "$port" 2>complaint; then
+    echo "it connects to a server that has ended" >&2
+    exit 1
+fi
+cat complaint
+grep -q '^connect: .*: Connection refused$' complaint
