@@ -80,8 +80,11 @@ func (c *Core) Append(a *Append) {
 	switch {
 	case c.err != nil || c.closing:
 		a.Err = fmt.Errorf("%w: it stops", ErrNotLeader)
-	case c.rn == nil || !c.leads():
+	case c.rn == nil || !c.leads() || c.standsIn():
 		a.Err, a.Leader = ErrNotLeader, c.leader.Node()
+		if c.standsIn() {
+			a.Leader = c.cfg.Preferred
+		}
 	case c.bytes > 0 && c.bytes+len(a.Body) > c.cfg.MaxInFlightBytes:
 		a.Err = ErrOverloaded
 	}

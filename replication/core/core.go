@@ -26,6 +26,10 @@ type Core struct {
 	err  error         // why the core is of no more use
 
 	ticks  uint64
+	silent uint64 // tick since which no leader is known: see askToStand
+	// fromLeader is the tick of the last message that only a leader sends. raft does not forget
+	// a leader that is gone where the node does not stand.
+	fromLeader uint64
 	role   raft.StateType
 	leader PeerID // 0: none is known
 	term   uint64

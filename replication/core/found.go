@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 
+	"go.etcd.io/raft/v3"
 	pb "go.etcd.io/raft/v3/raftpb"
 
 	"github.com/zue-log/zue/storage"
@@ -221,7 +222,7 @@ func (c *Core) beginBlank() {
 // wrong with it raft puts right, as with any other that is behind.
 func (c *Core) reincarnate() {
 	c.answerAll(ErrQuorumFailed)
-	c.rn, c.table, c.leader = nil, nil, 0
+	c.role, c.rn, c.table, c.leader = raft.StateFollower, nil, nil, 0
 	c.st.self = newPeerID(c.cfg.Self, c.cfg.Rand.Uint64())
 	c.st.phase, c.st.vote = phaseJoining, 0
 	c.saveState(c.mustStart)

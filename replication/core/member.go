@@ -47,6 +47,10 @@ func (c *Core) Step(m *Message) error {
 		return c.stepRaft(m.Raft)
 	case KindJoin:
 		c.admit(m.Peer)
+	case KindStand:
+		if c.cfg.Static && m.From == c.cfg.Preferred && c.rn != nil && c.leaderless() {
+			_ = c.rn.Campaign()
+		}
 	case KindReport:
 		if c.rn != nil {
 			p := c.peer(m.Peer)
@@ -62,8 +66,12 @@ func (c *Core) stepRaft(m *pb.Message) error {
 	if m.GetTo() != uint64(c.st.self) {
 		return nil // for another incarnation
 	}
-	if c.lost && (m.GetType() == pb.MsgApp || m.GetType() == pb.MsgSnap || m.GetType() == pb.MsgHeartbeat) {
-		c.beginBlank()
+	switch m.GetType() {
+	case pb.MsgApp, pb.MsgSnap, pb.MsgHeartbeat:
+		c.fromLeader = c.ticks
+		if c.lost {
+			c.beginBlank()
+		}
 	}
 	if c.rn == nil {
 		return nil
@@ -112,12 +120,13 @@ func (c *Core) Tick() {
 	if c.lost {
 		c.askToJoin()
 	}
+	c.askToStand()
 	if c.rn == nil {
 		c.seek()
 		return
 	}
-	if c.cfg.Static && c.cfg.Self != c.cfg.Preferred {
-		c.rn.TickQuiesced() // it never stands
+	if c.cfg.Static && c.cfg.Self != c.cfg.Preferred && c.role == raft.StateFollower {
+		c.rn.TickQuiesced() // it does not stand
 	} else {
 		c.rn.Tick()
 	}
@@ -147,10 +156,38 @@ func (c *Core) Tick() {
 // lazyTicks is how often the commit is saved, if there is no other reason to.
 const lazyTicks = 50
 
+// askToStand is for the node that is to lead where elections are static, and cannot, since it
+// has lost what others have. It asks one after another to stand: one that can be elected has
+// all that is committed. That one brings it up to date, and hands over to it; meanwhile it takes
+// no appends.
+func (c *Core) askToStand() {
+	if !c.cfg.Static || c.cfg.Self != c.cfg.Preferred || c.st.phase < phaseActive {
+		return
+	}
+	if c.role == raft.StateLeader || !c.leaderless() || c.silent == 0 {
+		c.silent = c.ticks
+	}
+	patience := uint64(3 * c.cfg.ElectionTicks)
+	if waited := c.ticks - c.silent; waited >= patience && waited%patience == 0 {
+		if n := c.cfg.Nodes[int(waited/patience)%len(c.cfg.Nodes)]; n != c.cfg.Self {
+			c.post(&Message{Kind: KindStand, To: n})
+		}
+	}
+}
+
+// leaderless says that no leader was heard of for longer than an election timeout.
+func (c *Core) leaderless() bool {
+	return c.role != raft.StateLeader && c.ticks-c.fromLeader > uint64(c.cfg.ElectionTicks)
+}
+
+// standsIn says whether this node leads only until the one can that is to.
+func (c *Core) standsIn() bool { return c.cfg.Static && c.cfg.Self != c.cfg.Preferred }
+
 // join asks to become a member, of whoever may lead.
 func (c *Core) join() {
 	conf, self := c.conf(), uint64(c.st.self)
-	if c.st.phase == phaseJoining && !slices.Contains(conf.GetVoters(), self) && !slices.Contains(conf.GetLearners(), self) {
+	// A snapshot has called it a learner, perhaps, and nobody has made it one, or not any more.
+	if c.st.phase == phaseJoining && !slices.Contains(conf.GetVoters(), self) && (!slices.Contains(conf.GetLearners(), self) || c.leaderless()) {
 		c.askToJoin()
 	}
 }
@@ -234,6 +271,13 @@ func (c *Core) manage() {
 		if c.caughtUp(PeerID(id)) {
 			c.promote(PeerID(id), conf)
 			break
+		}
+	}
+	if c.standsIn() {
+		for _, p := range c.InSync() {
+			if p.Node() == c.cfg.Preferred {
+				c.rn.TransferLeader(uint64(p))
+			}
 		}
 	}
 	c.handOverIfStalled()

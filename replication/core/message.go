@@ -29,7 +29,9 @@ const (
 	KindJoin
 	// KindReport says how far a follower is.
 	KindReport
-	lastKind = KindReport
+	// KindStand asks a node to stand for election, where elections are static.
+	KindStand
+	lastKind = KindStand
 )
 
 // Message is what one node's core says to another's. Those of a pair of nodes may be lost,

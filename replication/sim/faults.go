@@ -2,6 +2,7 @@ package sim
 
 import (
 	"reflect"
+	"slices"
 	"time"
 
 	"github.com/zue-log/zue/replication/core"
@@ -14,7 +15,7 @@ type Stats struct {
 	Crashes, Kills, Halts, DiskErrors, FullDisks     int
 	Stalls, Wipes, Flips, Cuts, Transfers, Blackouts int
 	FailedBoots, Repairs, Unchecked                  int
-	Elections, Confs, Truncations, Resets            int
+	Elections, Removals, Truncations, Resets         int
 	Appends, Acknowledged, Maybe, Refused            int
 	Duplicates, Reads, Barriers, Records             int
 }
@@ -86,6 +87,8 @@ func (w *world) scheduleFaults() {
 		}
 		n.drain()
 	})
+	w.every(p.reshape, w.reshape)
+	w.readmit()
 	w.every(p.cuts, w.partition)
 	if p.blackout {
 		w.every(20*time.Second, func() {
@@ -96,6 +99,58 @@ func (w *world) scheduleFaults() {
 				}
 			}
 		})
+	}
+}
+
+// leader returns what the newest leader says of the cluster; false if there is none.
+func (w *world) leader() (leader *node, s core.Status, ok bool) {
+	for _, n := range w.nodes {
+		if n.core == nil {
+			continue
+		}
+		if st := n.core.Status(); st.Role == core.RoleLeader && st.Term > s.Term {
+			leader, s, ok = n, st, true
+		}
+	}
+	return leader, s, ok
+}
+
+// reshape removes a node from the membership.
+func (w *world) reshape() {
+	x := w.nodes[w.rng.IntN(len(w.nodes))]
+	leader, _, ok := w.leader()
+	if !ok || leader == x || w.now < leader.pausedUntil || !w.mayLose(x) || leader.core.Remove(x.id) != nil {
+		return
+	}
+	w.stats.Removals++
+	w.note("%d: removes %d", leader.id, x.id)
+	x.removed = true
+	leader.drain()
+}
+
+// readmit has nodes that were removed come back, with empty disks.
+func (w *world) readmit() {
+	w.after(time.Second, w.readmit)
+	_, s, ok := w.leader()
+	if !ok || s.Changing {
+		return
+	}
+	for _, x := range w.nodes {
+		if !x.removed {
+			continue
+		}
+		member := false
+		for _, p := range slices.Concat(s.Voters, s.Learners) {
+			member = member || p.Node() == x.id
+		}
+		for _, n := range w.nodes {
+			if n.core != nil {
+				n.core.Allow(x.id)
+			}
+		}
+		if !member && x.core != nil && x.core.Status().Role != core.RoleWaiting && x.core.Status().Role != core.RoleJoining && (w.calm || w.rng.IntN(3) == 0) {
+			x.wipe()
+		}
 	}
 }
 

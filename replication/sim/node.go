@@ -43,7 +43,7 @@ type node struct {
 	hurt        bool // something was made to fail since the process began
 	pausedUntil time.Duration
 	boots       int
-	gone        bool // for good
+	removed     bool // from the membership, at some time
 
 	// While the process runs; life tells it from those before.
 	life   uint64
@@ -110,7 +110,7 @@ func (n *node) inject(op vfs.Op, name string) error {
 
 // boot starts the process.
 func (n *node) boot() {
-	if n.core != nil || n.gone {
+	if n.core != nil {
 		return
 	}
 	n.boots++
@@ -135,7 +135,7 @@ func (n *node) boot() {
 		nodes[i] = core.NodeID(i + 1)
 	}
 	n.core, err = core.New(core.Config{
-		Self: n.id, Nodes: nodes, Preferred: 1, Quorum: n.plan.quorum,
+		Self: n.id, Nodes: nodes, Preferred: 1, Static: n.plan.static, Quorum: n.plan.quorum,
 		MaxLag: maxLag, ElectionTicks: electionTicks, ReportTicks: reportTicks, TimeoutTicks: timeoutTicks,
 		Log: log, Rand: rand.New(rand.NewPCG(n.rng.Uint64(), 2)),
 	})
@@ -147,6 +147,11 @@ func (n *node) boot() {
 	n.life++
 	n.note("%d: boots, %+v to %+v, %+v, status %+v", n.id, log.FirstPlace(), log.LastPlace(), log.Recovery(), n.core.Status())
 	n.shown = 0
+	for _, o := range n.nodes {
+		if o.removed {
+			n.core.Allow(o.id)
+		}
+	}
 	n.later(n.period(), n.tick)
 	n.drain()
 }

@@ -24,6 +24,7 @@ type plan struct {
 	wipes    time.Duration
 	flips    time.Duration
 	moves    time.Duration // between transfers of leadership
+	reshape  time.Duration // between removals of nodes, which come back
 	drift    int           // clocks differ by up to so many per cent
 	blackout bool          // now and then all nodes lose power at once
 }
@@ -46,11 +47,11 @@ func (w *world) draw() plan {
 	}
 	p := plan{
 		nodes: []int{1, 2, 3, 3, 3, 3, 4, 5, 5, 7}[r.IntN(10)], clients: 1 + r.IntN(6),
-		retention: r.IntN(3) == 0, startWithin: time.Duration(r.IntN(3000)) * time.Millisecond,
+		retention: r.IntN(3) == 0, static: r.IntN(8) == 0, startWithin: time.Duration(r.IntN(3000)) * time.Millisecond,
 		delay: time.Duration(1+r.IntN(50)) * time.Millisecond, loss: rate(), double: rate(), hold: rate(),
 		slow: time.Duration(1+r.IntN(40)) * time.Millisecond, stall: rate(),
 		cuts: some(), crashes: some(), kills: some(), halts: some(), errors: some(), fulls: some(),
-		wipes: some(), flips: some(), moves: some(), drift: r.IntN(20), blackout: r.IntN(4) == 0,
+		wipes: some(), flips: some(), moves: some(), reshape: some(), drift: r.IntN(20), blackout: r.IntN(4) == 0,
 	}
 	if w.opts.Nodes > 0 {
 		p.nodes = w.opts.Nodes

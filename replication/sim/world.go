@@ -235,9 +235,6 @@ func (w *world) agree() bool {
 	var last storage.Place
 	leaders, members := 0, 0
 	for _, n := range w.nodes {
-		if n.gone {
-			continue
-		}
 		if n.core == nil {
 			return false
 		}
@@ -256,7 +253,7 @@ func (w *world) agree() bool {
 		last = p
 	}
 	for _, n := range w.nodes {
-		if !n.gone && len(n.core.Status().Voters) != members {
+		if len(n.core.Status().Voters) != members {
 			return false
 		}
 	}
