@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"math/rand/v2"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -21,16 +20,7 @@ import (
 // As TestProducersInAStorm: but now nothing fails, and each record is in the log once, in
 // the order of Send.
 func TestIdempotentProducersInAStorm(t *testing.T) {
-	s := startReal(t)
-	opts := quick
-	var mu sync.Mutex
-	rng := rand.New(rand.NewPCG(6, 6))
-	opts.Dial = cutter(func(int) (int, int) {
-		mu.Lock()
-		defer mu.Unlock()
-		return 1 + rng.IntN(2000), 1 + rng.IntN(100_000)
-	})
-	c := dialClient(t, opts, s.address)
+	s, c := inAStorm(t, 6)
 	const workers, each = 3, 5000
 	offsets := make([][]uint64, workers)
 	var wg sync.WaitGroup

@@ -280,18 +280,23 @@ func TestProducerHoldsNoMoreThanItMay(t *testing.T) {
 	})
 }
 
-// As TestNothingIsLostOrDoubled, by producers, and with restarts of the server.
-func TestProducersInAStorm(t *testing.T) {
+// inAStorm returns a server, and a client whose connections are cut again and again.
+func inAStorm(t *testing.T, seed uint64) (*realServer, *Client) {
 	s := startReal(t)
 	opts := quick
 	var mu sync.Mutex
-	rng := rand.New(rand.NewPCG(5, 5))
+	rng := rand.New(rand.NewPCG(seed, seed))
 	opts.Dial = cutter(func(int) (int, int) {
 		mu.Lock()
 		defer mu.Unlock()
 		return 1 + rng.IntN(2000), 1 + rng.IntN(100_000)
 	})
-	c := dialClient(t, opts, s.address)
+	return s, dialClient(t, opts, s.address)
+}
+
+// As TestNothingIsLostOrDoubled, by producers, and with restarts of the server.
+func TestProducersInAStorm(t *testing.T) {
+	s, c := inAStorm(t, 5)
 	const workers, each = 3, 5000
 	acked := make([]map[string]uint64, workers)
 	unknown := make([]map[string]bool, workers)
