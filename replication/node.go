@@ -313,22 +313,28 @@ func (n *Node) submit(ctx context.Context, do func(*core.Core)) error {
 	}
 }
 
-// call is submit, and waits until it was done.
-func (n *Node) call(ctx context.Context, do func(*core.Core)) error {
-	called := make(chan struct{})
-	if err := n.submit(ctx, func(c *core.Core) {
-		do(c)
-		close(called)
-	}); err != nil {
-		return err
+// call is submit for something with a result.
+func call[T any](ctx context.Context, n *Node, do func(*core.Core) (T, error)) (T, error) {
+	type result struct {
+		value T
+		err   error
+	}
+	var none T
+	answer := make(chan result, 1)
+	err := n.submit(ctx, func(c *core.Core) {
+		value, err := do(c)
+		answer <- result{value, err}
+	})
+	if err != nil {
+		return none, err
 	}
 	select {
-	case <-called:
-		return nil
+	case r := <-answer:
+		return r.value, r.err
 	case <-n.ended:
-		return ErrStopped
+		return none, ErrStopped
 	case <-ctx.Done():
-		return ctx.Err()
+		return none, ctx.Err()
 	}
 }
 
@@ -377,11 +383,15 @@ func (n *Node) Append(ctx context.Context, a *core.Append) error {
 func (n *Node) AppendRecord(r storage.Record, done func(offset uint64, a *core.Append)) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.err != nil || len(n.singles) >= maxRunRecords || n.bytes >= maxRunBytes {
+	size := len(r.Key) + len(r.Value)
+	for _, h := range r.Headers {
+		size += len(h.Key) + len(h.Value)
+	}
+	if n.err != nil || len(n.singles) >= maxRunRecords || len(n.singles) > 0 && n.bytes+size > maxRunBytes {
 		return false
 	}
 	n.singles = append(n.singles, single{r, done})
-	n.bytes += len(r.Key) + len(r.Value)
+	n.bytes += size
 	if len(n.singles) == 1 {
 		select {
 		case n.inputs <- func(*core.Core) {}: // wakes it
@@ -431,26 +441,22 @@ func (n *Node) Barrier(ctx context.Context) (uint64, error) {
 }
 
 // Status returns how the node is.
-func (n *Node) Status(ctx context.Context) (s core.Status, err error) {
-	err = n.call(ctx, func(c *core.Core) { s = c.Status() })
-	return s, err
+func (n *Node) Status(ctx context.Context) (core.Status, error) {
+	return call(ctx, n, func(c *core.Core) (core.Status, error) { return c.Status(), nil })
 }
 
 // Transfer has another node lead, as [core.Core.Transfer] says.
 func (n *Node) Transfer(ctx context.Context, to core.NodeID) (core.NodeID, error) {
-	var refused error
-	err := n.call(ctx, func(c *core.Core) { to, refused = c.Transfer(to) })
-	return to, errors.Join(err, refused)
+	return call(ctx, n, func(c *core.Core) (core.NodeID, error) { return c.Transfer(to) })
 }
 
 // Remove removes a node from the membership, as [core.Core.Remove] says.
 func (n *Node) Remove(ctx context.Context, id core.NodeID) error {
-	var refused error
-	err := n.call(ctx, func(c *core.Core) { refused = c.Remove(id) })
-	return errors.Join(err, refused)
+	_, err := call(ctx, n, func(c *core.Core) (struct{}, error) { return struct{}{}, c.Remove(id) })
+	return err
 }
 
 // Allow lets a node join that no membership has had, as [core.Core.Allow] says.
 func (n *Node) Allow(ctx context.Context, id core.NodeID) error {
-	return n.call(ctx, func(c *core.Core) { c.Allow(id) })
+	return n.submit(ctx, func(c *core.Core) { c.Allow(id) })
 }

@@ -23,7 +23,7 @@ var (
 	ErrNotLeader = errors.New("this node does not lead")
 	// ErrInsufficientISR says that fewer than Quorum replicas are in sync.
 	ErrInsufficientISR = errors.New("too few replicas are in sync; nothing was appended")
-	// ErrOverloaded says that MaxInFlightBytes is reached.
+	// ErrOverloaded says that MaxInFlightBytes is reached; of a barrier, that too many wait.
 	ErrOverloaded = errors.New("too many appends are under way; nothing was appended")
 
 	// ErrQuorumFailed says that leadership was lost before the append was acknowledged.
@@ -85,23 +85,34 @@ func (c *Core) Append(a *Append) {
 		if c.standsIn() {
 			a.Leader = c.cfg.Preferred
 		}
-	case c.bytes > 0 && c.bytes+len(a.Body) > c.cfg.MaxInFlightBytes:
+	case len(a.Body) > storage.MaxBodyBytes:
+		a.Err = fmt.Errorf("batch of %d bytes: %w (at most %d)", len(a.Body), storage.ErrTooLarge, storage.MaxBodyBytes)
+	case c.inFlight() > 0 && c.inFlight()+a.size() > c.cfg.MaxInFlightBytes:
 		a.Err = ErrOverloaded
 	}
 	if a.Err == nil && a.Body != nil {
-		a.header, a.Err = batch.ParseHeader(a.Body)
+		if a.header, a.Err = batch.ParseHeader(a.Body); a.Err == nil && a.header.Count != a.header.LastOffsetDelta+1 {
+			a.Err = fmt.Errorf("batch of %d records that takes up %d offsets: %w", a.header.Count, a.header.LastOffsetDelta+1, batch.ErrMalformed)
+		}
 	}
 	if a.Err != nil {
 		c.out.Appends = append(c.out.Appends, a)
 		return
 	}
-	c.bytes += len(a.Body)
+	c.bytes += a.size()
 	if len(c.parked) > 0 { // those come first
 		c.parked = append(c.parked, a)
 		return
 	}
 	c.propose(a)
 }
+
+// size is what an append takes of MaxInFlightBytes.
+func (a *Append) size() int { return len(a.Body) + envelope }
+
+// inFlight is how many bytes appends take up: those that wait for their answer, and those that
+// have one and wait for the disk.
+func (c *Core) inFlight() int { return max(c.bytes, c.inWrites) }
 
 // leads says whether this node takes appends.
 func (c *Core) leads() bool { return c.rn.BasicStatus().RaftState == raft.StateLeader }
@@ -133,13 +144,13 @@ func (c *Core) propose(a *Append) {
 	}
 	data := appendEnveloped(make([]byte, 0, envelope+len(body)), kind, checksum, checksum, body)
 	a.term = c.rn.BasicStatus().GetTerm()
+	c.proposals = append(c.proposals, a) // first, so that it is answered whatever happens
 	if err := c.rn.Propose(data); err != nil {
 		// Either leadership is being handed over, or it is gone: nothing was appended.
+		c.proposals = c.proposals[:len(c.proposals)-1]
 		a.Leader = c.leader.Node()
 		c.answer(a, fmt.Errorf("%w: %w", ErrNotLeader, err))
-		return
 	}
-	c.proposals = append(c.proposals, a)
 }
 
 // checkProducer says whether a batch of a producer's needs no proposal: it is a duplicate of
@@ -170,13 +181,19 @@ func (c *Core) checkProducer(a *Append) bool {
 	if !duplicate {
 		return false
 	}
+	a.Duplicate = true
+	if first < c.log.FirstOffset() {
+		// It is committed, and retention has removed it since.
+		a.First, a.Copies = first, c.cfg.Quorum
+		c.answer(a, nil)
+		return true
+	}
 	p, err := c.entryAt(first)
 	if err != nil {
 		c.fail(err)
 		c.answer(a, ErrStopped)
 		return true
 	}
-	a.Duplicate = true
 	c.fly(flight{p.index, first, a}, p.term)
 	return true
 }
@@ -303,7 +320,7 @@ func (c *Core) matches() (matches []uint64) {
 
 // answer gives an append its outcome.
 func (c *Core) answer(a *Append, err error) {
-	c.bytes -= len(a.Body)
+	c.bytes -= a.size()
 	a.Err = err
 	c.out.Appends = append(c.out.Appends, a)
 }

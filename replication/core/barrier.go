@@ -27,11 +27,19 @@ type Barrier struct {
 	asked uint64 // tick at which raft was; 0: it was not
 }
 
+// maxBarriers bounds how many wait.
+const maxBarriers = 10_000
+
 // Barrier takes a request for a barrier.
 func (c *Core) Barrier(b *Barrier) {
 	defer c.guard()
 	if c.err != nil || c.closing {
 		b.Err = ErrStopped
+		c.out.Barriers = append(c.out.Barriers, b)
+		return
+	}
+	if len(c.barriers) >= maxBarriers {
+		b.Err = ErrOverloaded
 		c.out.Barriers = append(c.out.Barriers, b)
 		return
 	}

@@ -30,10 +30,10 @@ type Core struct {
 	// fromLeader is the tick of the last message that only a leader sends. raft does not forget
 	// a leader that is gone where the node does not stand.
 	fromLeader uint64
-	role   raft.StateType
-	leader PeerID // 0: none is known
-	term   uint64
-	led    uint64 // tick at which this node became leader
+	role       raft.StateType
+	leader     PeerID // 0: none is known
+	term       uint64
+	led        uint64 // tick at which this node became leader
 
 	// last is the place behind the last entry that raft has, which the log may not have
 	// yet. tail are those entries that are in writes not yet durable, oldest first.
@@ -45,7 +45,8 @@ type Core struct {
 	// confSaves writes of memberships are not durable, without which retention must not
 	// remove their entries.
 	visible   uint64
-	lost      bool // the log lacks what was committed: see startLost
+	toShow    uint64 // up to where entries of this log have been applied
+	lost      bool   // the log lacks what was committed: see startLost
 	confSaves int
 	// confPending is an index up to which there may be a change of membership.
 	confPending uint64
@@ -56,6 +57,7 @@ type Core struct {
 	flights   []flight  // with an index, in order of it
 	parked    []*Append // that wait for a new leader's followers to show
 	bytes     int       // of all of them
+	inWrites  int       // bytes of entries that are not durable yet
 	table     *producer.Table
 
 	barriers []*Barrier
@@ -116,7 +118,7 @@ func New(cfg Config) (*Core, error) {
 	}
 	switch st.phase {
 	case phaseActive, phaseJoining:
-		if cfg.Unsynced {
+		if cfg.Unsynced || st.boot != "" {
 			c.noteBoot()
 		}
 		if c.rn == nil && len(c.writes) == 0 {
@@ -128,11 +130,15 @@ func New(cfg Config) (*Core, error) {
 	return c, nil
 }
 
-// noteBoot says that the node runs without syncing each append. If the machine has been
-// started anew meanwhile, and the node was not stopped in order before, it is a new node.
+// noteBoot says whether the node syncs each append from now on. If it did not, and the machine
+// has been started anew meanwhile, and the node was not stopped in order before, it is a new
+// node.
 func (c *Core) noteBoot() {
-	lost := !c.st.clean && c.st.boot != c.cfg.BootID
-	c.st.clean, c.st.boot = false, c.cfg.BootID
+	lost := c.st.boot != "" && !c.st.clean && c.st.boot != c.cfg.BootID && !c.alone()
+	c.st.clean, c.st.boot = false, ""
+	if c.cfg.Unsynced {
+		c.st.boot = c.cfg.BootID
+	}
 	if lost {
 		c.reincarnate()
 		return
@@ -142,6 +148,9 @@ func (c *Core) noteBoot() {
 
 // mustStart starts raft, when a state is durable without which it must not.
 func (c *Core) mustStart() {
+	if c.closing {
+		return
+	}
 	if err := c.start(); err != nil {
 		c.fail(err)
 	}
@@ -258,9 +267,9 @@ func (c *Core) follow() {
 	}
 }
 
-// write makes a Write of what raft wants durable.
+// write makes Writes of what raft wants durable.
 func (c *Core) write(m *pb.Message) {
-	w := &Write{responses: m.GetResponses()}
+	w := &Write{}
 	must := false
 	if m.GetTerm() != 0 || m.GetVote() != 0 || m.GetCommit() != 0 {
 		must = m.GetTerm() != c.st.term || m.GetVote() != c.st.vote
@@ -274,28 +283,47 @@ func (c *Core) write(m *pb.Message) {
 			return
 		}
 		c.restore(p, s.GetMetadata().GetConfState())
-		w.reset, must = &p, true
+		w.reset = &p
 		w.then = func() { c.visible = max(c.visible, p.Index) } // Reset has committed it
+		c.keep(w, p.Index)
+		c.issue(w)
+		w, must = &Write{}, false
 	}
 	for _, e := range m.GetEntries() {
-		// Before a change of membership is acknowledged, that commit must be durable which
-		// let the leader propose it, as it is the commit of the change before. Otherwise a
-		// majority that restarts could be back two changes, elect by a membership that has
-		// no voter in common with the present one, and overwrite what that has committed.
-		must = must || e.GetType() != pb.EntryNormal && c.st.commit > c.saved
+		if e.GetType() != pb.EntryNormal {
+			w = c.beforeChange(w, e.GetIndex())
+		}
 		if err := c.place(w, e); err != nil {
 			c.fail(err)
 			return
 		}
 	}
 	if must && !planted("vote not saved") {
-		c.keep(w)
+		c.keep(w, c.st.commit)
 	}
+	w.responses = m.GetResponses()
 	c.issue(w)
 	if planted("acknowledge before fsync") {
 		c.respond(w)
 		w.responses = nil
 	}
+}
+
+// beforeChange is called before a change of membership is put into a write, and returns the
+// one to put it into. The commit that let the leader propose it, which is that of the change
+// before, must be durable before this one is. Otherwise a node that restarts could have
+// several in its log and go by a membership before all of them: it would be elected, since its
+// log is as new as any, by voters that have no majority in common with those of the present
+// one. (raft takes a membership when it is committed, and expects commit and entries to be
+// saved at once.)
+func (c *Core) beforeChange(w *Write, index uint64) *Write {
+	commit := min(c.st.commit, index-1)
+	if commit <= c.saved && len(w.entries) == 0 || planted("change before its commit") {
+		return w
+	}
+	c.keep(w, commit)
+	c.issue(w)
+	return &Write{ordered: true}
 }
 
 // restore begins anew at p: the log will when the write is begun that this is for.
@@ -379,20 +407,26 @@ func (c *Core) placeAfter(index uint64) (storage.Place, error) {
 	return p, err
 }
 
-// keep has a write save the state as it is now.
-func (c *Core) keep(w *Write) {
+// keep has a write save the state as it is now, but for the commit.
+func (c *Core) keep(w *Write, commit uint64) {
 	if c.raft != nil {
 		c.st.applied = c.raft.applied
 		c.raft.confs = neededConfs(c.log.Starts(), c.raft.confs)
 		c.st.confs = c.raft.confs
 	}
-	w.state = c.st.encode()
-	c.saved, c.savedAt = c.st.commit, c.ticks
+	st := c.st
+	st.commit, st.applied = commit, min(st.applied, commit)
+	st.confs = boundConfs(st)
+	w.state, w.clean = st.encode(), st.clean
+	c.saved, c.savedAt = commit, c.ticks
 }
 
 // issue hands a write out.
 func (c *Core) issue(w *Write) {
 	w.issued = c.ticks
+	for i := range w.entries {
+		c.inWrites += len(w.entries[i].Body)
+	}
 	c.writes = append(c.writes, w)
 	c.out.Writes = append(c.out.Writes, w)
 }
@@ -400,7 +434,7 @@ func (c *Core) issue(w *Write) {
 // saveState issues a write of the state alone.
 func (c *Core) saveState(then func()) {
 	w := &Write{then: then}
-	c.keep(w)
+	c.keep(w, c.st.commit)
 	c.issue(w)
 }
 
@@ -420,6 +454,9 @@ func (c *Core) Written(w *Write, err error) {
 	}
 	defer c.guard()
 	c.writes = slices.Delete(c.writes, 0, 1)
+	for i := range w.entries {
+		c.inWrites -= len(w.entries[i].Body)
+	}
 	for len(c.tail) > 0 && c.tail[0].write == w {
 		c.tail = c.tail[1:]
 	}
@@ -459,7 +496,8 @@ func (c *Core) apply(m *pb.Message) {
 		}
 	}
 	c.raft.applied = entries[len(entries)-1].GetIndex()
-	c.show(c.raft.applied)
+	c.toShow = c.raft.applied
+	c.show(c.toShow)
 	if planted("serve above commit") {
 		c.show(min(c.last.Index, c.log.LastPlace().Index))
 	}
@@ -495,7 +533,7 @@ func (c *Core) applyConf(e *pb.Entry) error {
 	c.confSaves++
 	c.saveState(func() {
 		c.confSaves--
-		c.show(c.raft.applied)
+		c.show(c.toShow)
 	})
 	return nil
 }

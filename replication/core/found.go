@@ -43,7 +43,7 @@ func (c *Core) seek() {
 	}
 	for _, n := range c.cfg.Nodes {
 		if n != c.cfg.Self {
-			c.greet(n, KindHello)
+			c.greet(n, KindHello, c.nonce^c.ticks)
 		}
 	}
 	if c.cfg.Self == c.cfg.Nodes[0] && len(c.missing()) == 0 {
@@ -51,8 +51,14 @@ func (c *Core) seek() {
 	}
 }
 
-func (c *Core) greet(n NodeID, kind Kind) {
-	c.post(&Message{Kind: kind, To: n, Phase: byte(c.st.phase), Founders: c.st.founders})
+func (c *Core) greet(n NodeID, kind Kind, nonce uint64) {
+	c.post(&Message{Kind: kind, To: n, Phase: byte(c.st.phase), Founders: c.st.founders, Nonce: nonce})
+}
+
+// fresh says whether a welcome answers one of this node's last hellos. One that was long under
+// way may be of a cluster that is no more.
+func (c *Core) fresh(m *Message) bool {
+	return m.Kind == KindWelcome && c.ticks-(m.Nonce^c.nonce) <= 5*helloTicks
 }
 
 // missing returns the nodes of which nothing was heard lately.
@@ -109,16 +115,18 @@ func (c *Core) found() {
 	place := origin(c.st.cluster)
 	c.st.phase, c.st.term, c.st.commit, c.st.applied = phaseActive, 1, place.Index, place.Index
 	c.st.confs = []confAt{{place.Index, pb.EnsureConfState(&pb.ConfState{Voters: voters})}}
-	c.st.boot = c.cfg.BootID
+	if c.cfg.Unsynced {
+		c.st.boot = c.cfg.BootID
+	}
 	w := &Write{reset: &place, then: func() {
 		for _, n := range c.cfg.Nodes { // who do not wait until they say hello again
 			if n != c.cfg.Self {
-				c.greet(n, KindWelcome)
+				c.greet(n, KindWelcome, 0)
 			}
 		}
 		c.mustStart()
 	}}
-	c.keep(w)
+	c.keep(w, c.st.commit)
 	c.issue(w)
 }
 
@@ -126,7 +134,7 @@ func (c *Core) found() {
 func (c *Core) hear(m *Message) {
 	if c.st.phase >= phaseActive {
 		if m.Kind == KindHello && len(c.writes) == 0 || m.Kind == KindHello && c.rn != nil {
-			c.greet(m.From, KindWelcome)
+			c.greet(m.From, KindWelcome, m.Nonce)
 		}
 		return
 	}
@@ -136,10 +144,11 @@ func (c *Core) hear(m *Message) {
 	switch m.Kind {
 	case KindHello, KindWelcome:
 		if m.Kind == KindHello {
-			c.greet(m.From, KindWelcome)
+			c.greet(m.From, KindWelcome, m.Nonce)
 		}
 		c.met[m.From] = &meeting{phase(m.Phase), m.Peer, m.Founders, m.Cluster, c.ticks}
-		if phase(m.Phase) == phaseActive {
+		// A founder tells those at once who have promised for its cluster.
+		if own := c.st.phase == phasePromised && m.Cluster == c.st.cluster; phase(m.Phase) == phaseActive && (own || c.fresh(m)) {
 			c.follows(m)
 		}
 	case KindPromise:
@@ -212,9 +221,9 @@ func (c *Core) startLost(last uint64) error {
 // beginBlank empties the log of a node that has lost some of it, and starts raft.
 func (c *Core) beginBlank() {
 	c.lost = false
-	c.st.commit, c.st.applied, c.st.confs, c.visible = 0, 0, nil, 0
+	c.st.commit, c.st.applied, c.st.confs, c.visible, c.toShow = 0, 0, nil, 0, 0
 	w := &Write{reset: &storage.Place{}, then: c.mustStart}
-	c.keep(w)
+	c.keep(w, 0)
 	c.issue(w)
 }
 

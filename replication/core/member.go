@@ -220,7 +220,8 @@ func members(conf *pb.ConfState) (ids []PeerID) {
 
 // admit makes a node in a new incarnation a learner. A learner that is an older one goes.
 func (c *Core) admit(p PeerID) {
-	if c.rn == nil || c.role != raft.StateLeader {
+	c.pump() // what has been applied counts
+	if c.err != nil || c.rn == nil || c.role != raft.StateLeader {
 		return
 	}
 	conf := c.conf()
@@ -402,6 +403,15 @@ func (c *Core) Remove(n NodeID) error {
 	}
 	if len(changes) == 0 {
 		return fmt.Errorf("remove node %d: it is no member", n)
+	}
+	left := 0
+	for _, id := range c.conf().GetVoters() {
+		if PeerID(id).Node() != n {
+			left++
+		}
+	}
+	if left < c.cfg.Quorum {
+		return fmt.Errorf("remove node %d: %d voters would be left, and the quorum is %d", n, left, c.cfg.Quorum)
 	}
 	delete(c.allowed, n)
 	c.change(changes)

@@ -50,6 +50,8 @@ type Message struct {
 	// Founders are those of the cluster that is being founded, or was: KindHello,
 	// KindWelcome, KindPromise, KindPromised.
 	Founders []PeerID
+	// Nonce is chosen by a hello, and repeated by the welcome that answers it.
+	Nonce uint64
 	// First, Commit and End are offsets: KindReport.
 	First, Commit, End uint64
 }

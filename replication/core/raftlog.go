@@ -89,6 +89,9 @@ func (r *raftLog) FirstIndex() (uint64, error) { return r.log.FirstPlace().Index
 // the kept log begins, and the membership of that moment.
 func (r *raftLog) Snapshot() (*pb.Snapshot, error) {
 	p := r.log.FirstPlace()
+	if len(r.confAt(p.Index).GetVoters()) == 0 {
+		return nil, raft.ErrSnapshotTemporarilyUnavailable // see boundConfs
+	}
 	return &pb.Snapshot{
 		Data: binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, p.Offset), p.Chain),
 		Metadata: &pb.SnapshotMetadata{
@@ -122,6 +125,25 @@ func (r *raftLog) confAt(index uint64) *pb.ConfState {
 	}
 	return pb.EnsureConfState(nil)
 }
+
+// boundConfs returns the memberships of a state, of which the oldest are left out as far as the
+// state would be too long for the log. One without voters stands for them: while the log begins
+// there, no new node can be told how it began.
+func boundConfs(s state) []confAt {
+	for len(s.confs) > 2 && len(s.encode()) > storage.MaxStateBytes-stateReserve {
+		confs := slices.Clone(s.confs)
+		if len(confs[0].conf.GetVoters()) == 0 {
+			confs = slices.Delete(confs, 1, 2)
+		} else {
+			confs[0].conf = pb.EnsureConfState(nil)
+		}
+		s.confs = confs
+	}
+	return s.confs
+}
+
+// stateReserve is left for what else a state may get.
+const stateReserve = 512
 
 // neededConfs returns those of confs, of which the newest is of an entry in the log, that a
 // snapshot may still need: the newest at each place where the log begins or may begin

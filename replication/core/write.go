@@ -16,8 +16,10 @@ import (
 type Write struct {
 	reset    *storage.Place // the log begins anew here, with state; nil: it does not
 	truncate bool           // the log is to end with the entry before the first of entries
+	ordered  bool           // it may not begin before those before it have ended
 	entries  []storage.Entry
 	state    []byte // nil: it stays as it is
+	clean    bool   // the state says that the node was stopped in order
 
 	responses []*pb.Message // raft's, to be given out when it is durable
 	then      func()        // what the core does when it is durable; nil: nothing
@@ -27,8 +29,12 @@ type Write struct {
 	issued  uint64 // the core's tick
 }
 
-// Exclusive says that the write takes something back, and must not overtake others.
-func (w *Write) Exclusive() bool { return w.truncate || w.reset != nil }
+// Exclusive says that the write must not overtake others: since it takes something back, or
+// goes by what they have made durable.
+func (w *Write) Exclusive() bool { return w.TakesBack() || w.ordered }
+
+// TakesBack says that the write removes entries.
+func (w *Write) TakesBack() bool { return w.truncate || w.reset != nil }
 
 // Entries returns the entries that the write appends, which must not be changed.
 func (w *Write) Entries() []storage.Entry { return w.entries }
@@ -89,6 +95,11 @@ func (w *Write) Finish(log *storage.Log) error {
 	}
 	// Not before the entries are durable: in their place there may have been others, which
 	// the state's commit is not about.
+	if w.clean {
+		if err := log.Sync(); err != nil { // or the state would vouch for what may be lost
+			return fmt.Errorf("sync before a clean stop: %w", err)
+		}
+	}
 	if w.state != nil && w.reset == nil {
 		if err := log.SetState(w.state); err != nil {
 			return fmt.Errorf("save the state: %w", err)

@@ -69,6 +69,16 @@ func Load(log *storage.Log) (*Table, error) { return LoadUpTo(log, log.LastPlace
 // LoadUpTo is Load for a log of which only the entries up to index last count: a replica's,
 // whose later ones are about to be replaced.
 func LoadUpTo(log *storage.Log, last uint64) (*Table, error) {
+	for {
+		t, err := loadUpTo(log, last)
+		if missing := (*storage.IndexError)(nil); errors.As(err, &missing) && missing.Index < missing.First {
+			continue // retention has removed the segment meanwhile
+		}
+		return t, err
+	}
+}
+
+func loadUpTo(log *storage.Log, last uint64) (*Table, error) {
 	t := NewTable()
 	starts := log.Starts()
 	if len(starts) == 0 {

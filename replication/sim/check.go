@@ -49,6 +49,7 @@ type debts struct {
 func (n *node) owe(w *core.Write) {
 	if p := w.Reset(); p != nil {
 		n.stats.Resets++
+		n.shown = 0
 		n.chains, n.last = map[uint64]uint64{}, 0
 		n.takenFrom = 1
 		return
@@ -62,7 +63,7 @@ func (n *node) owe(w *core.Write) {
 			n.begunTerms[e.Index] = e.Term
 		}
 	}()
-	if w.Exclusive() {
+	if w.TakesBack() {
 		n.stats.Truncations++
 		if p, ok := n.places[first]; ok && n.chains[first] == p.Chain {
 			n.violated("node %d removes entry %d, which is committed", n.id, first)
@@ -78,7 +79,7 @@ func (n *node) owe(w *core.Write) {
 
 // paid notes that a write is durable.
 func (n *node) paid(w *core.Write) {
-	if w.Exclusive() {
+	if w.TakesBack() {
 		n.takenFrom, n.begunTerms = 0, map[uint64]uint64{}
 		for _, w := range n.writes[:n.begun] {
 			for _, e := range w.Entries() {
@@ -105,7 +106,7 @@ func (n *node) note1(first, last uint64) {
 		p, err := n.log.PlaceAfter(i)
 		if err != nil {
 			if n.damaged {
-				return
+				continue
 			}
 			n.violated("node %d: entry %d, which is durable: %v", n.id, i, err)
 		}

@@ -10,14 +10,14 @@ import (
 
 // Stats counts what has happened in a run.
 type Stats struct {
-	Simulated, Settled                               time.Duration
-	Messages, Lost, Doubled, Held                    int
-	Crashes, Kills, Halts, DiskErrors, FullDisks     int
-	Stalls, Wipes, Flips, Cuts, Transfers, Blackouts int
-	FailedBoots, Repairs, Unchecked                  int
-	Elections, Removals, Truncations, Resets         int
-	Appends, Acknowledged, Maybe, Refused            int
-	Duplicates, Reads, Barriers, Records             int
+	Simulated, Settled                                  time.Duration
+	Messages, Lost, Doubled, Held                       int
+	Crashes, Kills, Stops, Halts, DiskErrors, FullDisks int
+	Stalls, Wipes, Flips, Cuts, Transfers, Blackouts    int
+	FailedBoots, Repairs, Unchecked                     int
+	Elections, Removals, Truncations, Resets            int
+	Appends, Acknowledged, Maybe, Refused               int
+	Duplicates, Reads, Barriers, Records                int
 }
 
 // every has do happen again and again, with such a time in between on average.
@@ -59,7 +59,13 @@ func (w *world) scheduleFaults() {
 		}
 		n.fault.left, n.fault.once = 1+w.rng.IntN(40), false
 	})
-	w.onSome(p.kills, func(n *node) { n.kill() })
+	w.onSome(p.kills, func(n *node) {
+		if w.rng.IntN(3) == 0 {
+			n.halt()
+		} else {
+			n.kill()
+		}
+	})
 	w.onSome(p.halts, func(n *node) {
 		n.pausedUntil = w.now + w.between(0, 5*time.Second)
 		w.stats.Halts++

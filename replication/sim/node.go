@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"syscall"
 	"time"
 
@@ -218,6 +219,8 @@ func (n *node) drain() {
 func (n *node) failed(err error) {
 	n.note("%d: failed: %v", n.id, err)
 	switch {
+	case strings.HasPrefix(err.Error(), "raft: ") && !n.damaged:
+		n.violated("node %d failed: %v", n.id, err)
 	case n.fault.off:
 		n.crash()
 	case errors.Is(err, storage.ErrCorrupt) && n.damaged:
@@ -238,7 +241,7 @@ func (n *node) begin() {
 			return
 		}
 		n.owe(w)
-		if w.Exclusive() && n.plan.crashes > 0 && n.chance(3) {
+		if w.TakesBack() && n.plan.crashes > 0 && n.chance(3) {
 			n.fault.left, n.fault.once = 1+n.rng.IntN(30), false
 		}
 		if err := w.Begin(n.log); err != nil {
@@ -286,6 +289,24 @@ func (n *node) down() {
 	n.after(n.between(0, 3*time.Second), n.boot)
 }
 
+// halt stops the process in order.
+func (n *node) halt() {
+	n.note("%d: stops", n.id)
+	n.stats.Stops++
+	n.core.Close()
+	n.drain()
+	for n.core != nil && n.begun > 0 {
+		n.finish()
+	}
+	if n.core == nil {
+		return // its disk has failed
+	}
+	if err := n.log.Close(); err != nil && !n.hurt {
+		n.violated("node %d: close: %v", n.id, err)
+	}
+	n.down()
+}
+
 // kill ends the process, and leaves it the page cache.
 func (n *node) kill() {
 	n.note("%d: killed", n.id)
@@ -324,6 +345,9 @@ func (n *node) flip() {
 	n.disk.Inject(nil)
 	defer n.disk.Inject(n.inject)
 	name := dir + "/" + names[n.rng.IntN(len(names))]
+	if n.core != nil && strings.HasSuffix(name, ".index") {
+		return // it is mapped: that would be the memory's bit, not the disk's
+	}
 	f, err := n.disk.Open(name, true)
 	if err != nil {
 		return
