@@ -238,3 +238,60 @@ func TestStopAnswers(t *testing.T) {
 	_, err = Start(Options{})
 	require.Error(t, err)
 }
+
+// nowhere is the network of a node that is alone.
+type nowhere struct{}
+
+func (nowhere) Send([]*core.Message) {}
+
+// startAlone starts a cluster of one, and waits until it leads.
+func startAlone(t *testing.T) *Node {
+	log, err := storage.Open(t.TempDir(), storage.Options{ManualCommit: true})
+	require.NoError(t, err)
+	n, err := Start(Options{Tick: 5 * time.Millisecond, Transport: nowhere{}, Core: core.Config{
+		Self: 1, Nodes: []core.NodeID{1}, Preferred: 1, Quorum: 1, MaxLag: 10, ElectionTicks: 3, ReportTicks: 1, TimeoutTicks: 10_000,
+		Log: log, Rand: rand.New(rand.NewPCG(1, 1)),
+	}})
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		n.Stop()
+		require.NoError(t, log.Close())
+	})
+	require.Eventually(t, func() bool {
+		s, err := n.Status(t.Context())
+		return err == nil && s.Role == core.RoleLeader
+	}, 30*time.Second, time.Millisecond)
+	return n
+}
+
+// A call whose context has ended shares nothing with what the node does for it yet.
+func TestContextsThatEnd(t *testing.T) {
+	n := startAlone(t)
+	for range 2000 {
+		ctx, cancel := context.WithCancel(t.Context())
+		go cancel()
+		s, _ := n.Status(ctx)
+		require.NotEqual(t, core.RoleCandidate, s.Role)
+		_, _ = n.Transfer(ctx, 1)
+	}
+}
+
+// Records that are each as long as may be do not become one entry that is too long.
+func TestLongRecordsTogether(t *testing.T) {
+	n := startAlone(t)
+	hold := make(chan struct{})
+	require.NoError(t, n.submit(t.Context(), func(*core.Core) { <-hold }))
+	answers := make(chan error, 2)
+	add := func(size int) bool {
+		return n.AppendRecord(storage.Record{Value: make([]byte, size)}, func(_ uint64, a *core.Append) { answers <- a.Err })
+	}
+	require.True(t, add(3<<20))
+	require.False(t, add(31<<20), "there is no room beside it")
+	close(hold)
+	require.NoError(t, <-answers)
+	require.True(t, add(31<<20), "alone there is")
+	require.NoError(t, <-answers)
+	require.Eventually(t, func() bool { return add(33 << 20) }, 10*time.Second, time.Millisecond)
+	require.ErrorIs(t, <-answers, storage.ErrTooLarge)
+	require.NoError(t, n.Err())
+}

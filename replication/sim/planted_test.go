@@ -28,6 +28,7 @@ func TestPlantedBugs(t *testing.T) {
 		{"suffix stays", 200, 200, 0},
 		{"recovery not synced", 1, 300, 0},
 		{"barrier before commit", 1, 300, 1},
+		{"change before its commit", 60772, 1, 0},
 		{"loss not noticed", 150, 100, 0},
 	} {
 		t.Run(b.bug, func(t *testing.T) {
