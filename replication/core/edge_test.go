@@ -260,3 +260,40 @@ func TestTooLargeABatch(t *testing.T) {
 		require.NoError(t, n.core.Err())
 	}
 }
+
+// A follower that gets several changes of membership at once does not have the second in its
+// log, durably, before the commit of the first: if it is started anew in between, it must not
+// go by a membership that is two changes old (the simulator's seed 60,772, once).
+func TestChangesOfMembershipBehindTheirCommits(t *testing.T) {
+	s := three(t)
+	n := s.nodes[1]
+	one, st := s.nodes[0].core.Status(), n.core.Status()
+	change := func(i uint64) *pb.Entry {
+		data, err := proto.Marshal(&pb.ConfChangeV2{Changes: []*pb.ConfChangeSingle{{Type: pb.ConfChangeAddLearnerNode.Enum(), NodeId: new(uint64(4)<<48 | i)}}})
+		require.NoError(t, err)
+		return &pb.Entry{Index: new(st.Last + i), Term: new(one.Term), Type: pb.EntryConfChangeV2.Enum(), Data: data}
+	}
+	empty := &pb.Entry{Index: new(st.Last + 2), Term: new(one.Term), Type: pb.EntryNormal.Enum()}
+	require.NoError(t, n.core.Step(&core.Message{Kind: core.KindRaft, From: 1, To: 2, Cluster: one.Cluster, Raft: &pb.Message{
+		Type: pb.MsgApp.Enum(), From: new(uint64(one.Self)), To: new(uint64(st.Self)), Term: new(one.Term),
+		Index: new(st.Last), LogTerm: new(one.Term), Commit: new(st.Last + 1), Entries: []*pb.Entry{change(1), empty, change(3)},
+	}}))
+	writes := n.core.Ready().Writes
+	require.GreaterOrEqual(t, len(writes), 2)
+	last := writes[len(writes)-1]
+	first, _ := last.Span()
+	require.Equal(t, st.Last+3, first, "the second change is in a write of its own")
+	require.True(t, last.Exclusive(), "which begins when those before it are durable")
+	for _, w := range writes[:len(writes)-1] {
+		require.NoError(t, w.Begin(n.log))
+		require.NoError(t, w.Finish(n.log))
+		n.core.Written(w, nil)
+	}
+	n.disk = n.disk.Crash(nil)
+	n.core, n.writes, n.begun = nil, nil, 0
+	s.nodes[0].core, s.nodes[2].core = nil, nil
+	n.boot()
+	s.settle()
+	require.Equal(t, st.Last+1, n.core.Status().Committed, "the first is known to be committed")
+	require.Len(t, n.core.Status().Learners, 1)
+}

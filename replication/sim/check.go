@@ -40,6 +40,7 @@ type debts struct {
 	// on a write that has begun takes entries back: 0, none does.
 	begunTerms map[uint64]uint64
 	takenFrom  uint64
+	blind      uint64 // up to where entries may have been durable that are damaged
 	damaged    bool   // a bit was flipped: nothing is owed
 	flipped    uint64 // in that life
 	shown      uint64 // up to where it was checked what readers see
@@ -106,6 +107,7 @@ func (n *node) note1(first, last uint64) {
 		p, err := n.log.PlaceAfter(i)
 		if err != nil {
 			if n.damaged {
+				n.blind = max(n.blind, i) // it was made durable, and damaged
 				continue
 			}
 			n.violated("node %d: entry %d, which is durable: %v", n.id, i, err)
@@ -161,7 +163,7 @@ func (n *node) forget() {
 // durableOn returns on how many nodes an entry is durable, or was until the disk was gone.
 func (w *world) durableOn(p storage.Place) (count int) {
 	for _, n := range w.nodes {
-		if n.chains[p.Index] == p.Chain || n.former[p.Index] == p.Chain {
+		if n.chains[p.Index] == p.Chain || n.former[p.Index] == p.Chain || n.blind >= p.Index {
 			count++
 		}
 	}
