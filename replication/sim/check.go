@@ -2,6 +2,7 @@ package sim
 
 import (
 	"context"
+	"slices"
 
 	"github.com/zue-log/zue/replication/core"
 	"github.com/zue-log/zue/storage"
@@ -180,7 +181,12 @@ func (w *world) mayLose(x *node) bool {
 	for _, voters := range [][]core.PeerID{leader.Voters, leader.Outgoing} {
 		well := 0
 		for _, p := range voters {
-			if n := w.nodes[p.Node()-1]; n != x && n.core != nil && n.core.Status().Self == p && n.well() {
+			n := w.nodes[p.Node()-1]
+			if n == x || n.core == nil {
+				continue
+			}
+			// One that has not heard that a change is complete still goes by the one before.
+			if s := n.core.Status(); s.Self == p && !s.Changing && slices.Equal(s.Voters, leader.Voters) && n.well() {
 				well++
 			}
 		}
