@@ -14,7 +14,7 @@ type Config struct {
 	// Self is this node, and Nodes are all nodes that cluster.conf lists, Self included.
 	Self  NodeID
 	Nodes []NodeID
-	// Preferred is the node that stands first for election; with Static no other does.
+	// Preferred is the node that stands first for election; with Static no other leads, but for a moment at its request.
 	Preferred NodeID
 	Static    bool
 	// Quorum is on how many voters an append must be durable to be acknowledged; at least a
