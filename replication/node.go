@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -70,7 +71,7 @@ type Node struct {
 
 	// The goroutine's own.
 	pending int // writes that are not done
-	last    core.Status
+	last    core.Standing
 }
 
 // finished is a write that was finished, or could not be.
@@ -153,8 +154,7 @@ func (n *Node) run(c *core.Core) {
 			do(c)
 			n.takeMore(c)
 		case f := <-n.done:
-			n.pending--
-			c.Written(f.write, f.err)
+			n.written(c, f)
 		case <-ticks.C:
 			c.Tick()
 		case <-stop:
@@ -171,12 +171,17 @@ func (n *Node) takeMore(c *core.Core) {
 		case do := <-n.inputs:
 			do(c)
 		case f := <-n.done:
-			n.pending--
-			c.Written(f.write, f.err)
+			n.written(c, f)
 		default:
 			return
 		}
 	}
+}
+
+// written tells the core of a write that is finished.
+func (n *Node) written(c *core.Core, f finished) {
+	n.pending--
+	c.Written(f.write, f.err)
 }
 
 // carryOut does what the core wants done.
@@ -192,18 +197,22 @@ func (n *Node) carryOut(c *core.Core) {
 			case n.writes <- w:
 				sent = true
 			case f := <-n.done:
-				n.pending--
-				c.Written(f.write, f.err)
+				n.written(c, f)
 			}
 		}
 	}
+	answer(&out)
+	n.report(c.Standing())
+}
+
+// answer gives answers to who waits for them.
+func answer(out *core.Output) {
 	for _, a := range out.Appends {
 		a.Tag.(func(*core.Append))(a)
 	}
 	for _, b := range out.Barriers {
 		b.Tag.(func(*core.Barrier))(b)
 	}
-	n.report(c.Status())
 }
 
 // refuse answers what comes too late.
@@ -217,12 +226,7 @@ func (n *Node) refuse(c *core.Core) {
 	for {
 		n.propose(c)
 		out := c.Ready()
-		for _, a := range out.Appends {
-			a.Tag.(func(*core.Append))(a)
-		}
-		for _, b := range out.Barriers {
-			b.Tag.(func(*core.Barrier))(b)
-		}
+		answer(&out)
 		select {
 		case do := <-n.inputs:
 			do(c)
@@ -240,12 +244,11 @@ func (n *Node) fail(err error) {
 }
 
 // report logs what has changed.
-func (n *Node) report(s core.Status) {
-	before := n.last
-	n.last = s
-	if before.Role != s.Role || before.Leader != s.Leader || before.Term != s.Term || len(before.Voters) != len(s.Voters) {
-		n.opts.Logger.Info("role", "node", s.Self.String(), "role", string(s.Role), "term", s.Term, "leader", uint16(s.Leader.Node()), "voters", len(s.Voters))
+func (n *Node) report(s core.Standing) {
+	if s != n.last {
+		n.opts.Logger.Info("role", "node", s.Self.String(), "role", string(s.Role), "term", s.Term, "leader", uint16(s.Leader.Node()), "voters", s.Voters)
 	}
+	n.last = s
 }
 
 // store is the goroutine that makes writes durable, in their order. It begins each as soon as
@@ -289,12 +292,16 @@ func (n *Node) store() {
 // ready is closed when a write can be finished without waiting.
 func ready(w *core.Write, failed error) <-chan struct{} {
 	if failed != nil {
-		c := make(chan struct{})
-		close(c)
-		return c
+		return closed
 	}
 	return w.Done()
 }
+
+var closed = func() chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}()
 
 // submit has the node's goroutine do something with the core.
 func (n *Node) submit(ctx context.Context, do func(*core.Core)) error {
@@ -328,13 +335,28 @@ func call[T any](ctx context.Context, n *Node, do func(*core.Core) (T, error)) (
 	if err != nil {
 		return none, err
 	}
+	r, err := await(ctx, n, answer)
+	if err != nil {
+		return none, err
+	}
+	return r.value, r.err
+}
+
+// await waits for an answer of the node's goroutine. The error is the context's or ErrStopped.
+func await[T any](ctx context.Context, n *Node, answer <-chan T) (T, error) {
+	var none T
 	select {
-	case r := <-answer:
-		return r.value, r.err
-	case <-n.ended:
-		return none, ErrStopped
+	case a := <-answer:
+		return a, nil
 	case <-ctx.Done():
 		return none, ctx.Err()
+	case <-n.ended:
+	}
+	select {
+	case a := <-answer: // the last that it did
+		return a, nil
+	default:
+		return none, ErrStopped
 	}
 }
 
@@ -362,19 +384,11 @@ func (n *Node) Append(ctx context.Context, a *core.Append) error {
 	if err := n.submit(ctx, func(c *core.Core) { c.Append(a) }); err != nil {
 		return fmt.Errorf("%w: %w", core.ErrNotLeader, err) // nothing was appended
 	}
-	select {
-	case err := <-answer:
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-n.ended:
-		select {
-		case err := <-answer:
-			return err
-		default:
-			return core.ErrStopped
-		}
+	outcome, err := await(ctx, n, answer)
+	if err == ErrStopped {
+		return core.ErrStopped // the append may be in the log
 	}
+	return cmp.Or(err, outcome)
 }
 
 // AppendRecord has a record appended, with others that come meanwhile in one entry. The record
@@ -430,14 +444,8 @@ func (n *Node) Barrier(ctx context.Context) (uint64, error) {
 	if err := n.submit(ctx, func(c *core.Core) { c.Barrier(b) }); err != nil {
 		return 0, err
 	}
-	select {
-	case b := <-answer:
-		return b.End, b.Err
-	case <-ctx.Done():
-		return 0, ctx.Err()
-	case <-n.ended:
-		return 0, ErrStopped
-	}
+	done, err := await(ctx, n, answer)
+	return done.End, cmp.Or(err, done.Err)
 }
 
 // Status returns how the node is.

@@ -10,9 +10,6 @@ import (
 	"github.com/zue-log/zue/storage/batch"
 )
 
-// controlProducer begins the body of the control entry whose index is a producer's id.
-const controlProducer = 0x10
-
 // producers appends batches that carry a producer's id, each once. A producer has one batch
 // under way at a time: if that fails, whatever it has sent behind it is a gap.
 type producers struct {
@@ -76,7 +73,7 @@ func submit(log *storage.Log, m *wire.BatchAppendRequest) storage.Pending {
 // newProducer answers a request for a producer's id: the index of an entry of its own,
 // which no other has.
 func (c *session) newProducer() {
-	p := c.server.log.AppendControl([]byte{controlProducer})
+	p := c.server.log.AppendControl([]byte(producer.ControlID))
 	_, err := p.Wait()
 	if err == nil && c.server.opts.Sync != storage.SyncAlways() {
 		err = c.server.log.Sync() // or, after a crash, another producer would have it

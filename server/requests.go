@@ -161,15 +161,16 @@ func (c *session) offsetForTime(ms int64) {
 func (c *session) fetch(m *wire.FetchRequest) error {
 	log := c.server.log
 	most := int(min(max(m.MaxBytes, 1), wire.MaxFetchEntries)) // there is always an entry, if any
+	least := min(int(m.MinBytes), most)
 	raw, lease, err := log.ReadRaw(m.Offset, most)
-	if err == nil && m.WaitMillis > 0 && len(raw.Bytes) < int(min(m.MinBytes, uint32(most))) {
+	if err == nil && m.WaitMillis > 0 && len(raw.Bytes) < least {
 		// Answers to earlier requests need not wait for it, nor others for their memory.
 		if err := c.flush(); err != nil {
 			lease.Release()
 			return err
 		}
 		c.release()
-		raw, lease, err = c.awaitMore(m, most, raw, lease)
+		raw, lease, err = c.awaitMore(m, least, most, raw, lease)
 	}
 	if err == nil && len(raw.Bytes) > wire.MaxFetchEntries {
 		lease.Release()
@@ -186,13 +187,13 @@ func (c *session) fetch(m *wire.FetchRequest) error {
 	return c.send(raw.Bytes) // from the mapped file to the socket
 }
 
-// awaitMore waits until there are as many bytes from the request's offset on as it wants,
-// or there will be no more of them in one answer, and returns them.
-func (c *session) awaitMore(m *wire.FetchRequest, most int, raw storage.RawEntries, lease storage.Lease) (storage.RawEntries, storage.Lease, error) {
+// awaitMore waits until there are at least so many bytes from the request's offset on, or
+// there will be no more of them in one answer, and returns them.
+func (c *session) awaitMore(m *wire.FetchRequest, least, most int, raw storage.RawEntries, lease storage.Lease) (storage.RawEntries, storage.Lease, error) {
 	log := c.server.log
 	ctx, cancel := context.WithTimeout(c.server.waits, min(time.Duration(m.WaitMillis)*time.Millisecond, maxWait))
 	defer cancel()
-	for before := -1; len(raw.Bytes) < int(min(m.MinBytes, uint32(most))); {
+	for before := -1; len(raw.Bytes) < least; {
 		end := raw.EndOffset(m.Offset)
 		if end < log.EndOffset() {
 			if len(raw.Bytes) == before {

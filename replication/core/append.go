@@ -66,13 +66,6 @@ type Append struct {
 	since  uint64 // tick
 }
 
-// flight is an append whose entry is in the leader's log.
-type flight struct {
-	index uint64
-	first uint64
-	a     *Append
-}
-
 // Append takes a request to append. Its outcome is in an [Output] later, or in the next.
 func (c *Core) Append(a *Append) {
 	defer c.guard()
@@ -119,7 +112,7 @@ func (c *Core) leads() bool { return c.rn.BasicStatus().RaftState == raft.StateL
 
 // propose proposes an append, or parks or answers it.
 func (c *Core) propose(a *Append) {
-	if n := c.inSync(); n < c.cfg.Quorum {
+	if n := len(c.inSync()); n < c.cfg.Quorum {
 		// A new leader's followers have had no chance yet.
 		if c.role != raft.StateLeader || c.ticks-c.led < uint64(c.cfg.ElectionTicks) {
 			c.parked = append(c.parked, a)
@@ -133,13 +126,18 @@ func (c *Core) propose(a *Append) {
 		return
 	}
 	if a.Body != nil && a.header.ProducerID >= 0 {
-		if done := c.checkProducer(a); done {
+		done, err := c.checkProducer(a)
+		if err != nil {
+			c.fail(err)
+			c.answer(a, ErrStopped)
+		}
+		if done || err != nil {
 			return
 		}
 	}
 	kind, checksum, body := storage.KindData, a.Checksum, a.Body
 	if body == nil {
-		kind, body = storage.KindControl, []byte{controlProducer}
+		kind, body = storage.KindControl, []byte(producer.ControlID)
 		checksum = batch.Checksum(body)
 	}
 	data := appendEnveloped(make([]byte, 0, envelope+len(body)), kind, checksum, checksum, body)
@@ -154,8 +152,8 @@ func (c *Core) propose(a *Append) {
 }
 
 // checkProducer says whether a batch of a producer's needs no proposal: it is a duplicate of
-// one that is in the leader's log, committed or not, or refused.
-func (c *Core) checkProducer(a *Append) bool {
+// one that is in the leader's log, committed or not, or refused. An error ends the core.
+func (c *Core) checkProducer(a *Append) (done bool, err error) {
 	for _, p := range c.proposals { // of which the table does not know yet
 		if p.Body != nil && p.header.ProducerID == a.header.ProducerID {
 			c.pump()
@@ -163,39 +161,33 @@ func (c *Core) checkProducer(a *Append) bool {
 		}
 	}
 	if c.err != nil {
-		c.answer(a, ErrStopped)
-		return true
+		return true, c.err
 	}
 	if c.table == nil {
 		if err := c.loadTable(); err != nil {
-			c.fail(err)
-			c.answer(a, ErrStopped)
-			return true
+			return true, err
 		}
 	}
 	first, duplicate, err := c.table.Check(&a.header)
 	if err != nil {
 		c.answer(a, err)
-		return true
+		return true, nil
 	}
 	if !duplicate {
-		return false
+		return false, nil
 	}
 	a.Duplicate = true
 	if first < c.log.FirstOffset() {
 		// It is committed, and retention has removed it since.
 		a.First, a.Copies = first, c.cfg.Quorum
 		c.answer(a, nil)
-		return true
+		return true, nil
 	}
 	p, err := c.entryAt(first)
-	if err != nil {
-		c.fail(err)
-		c.answer(a, ErrStopped)
-		return true
+	if err == nil {
+		c.fly(a, &p)
 	}
-	c.fly(flight{p.index, first, a}, p.term)
-	return true
+	return true, err
 }
 
 // loadTable makes the table of what raft's log has.
@@ -234,7 +226,7 @@ func (c *Core) entryAt(offset uint64) (placed, error) {
 		return placed{}, fmt.Errorf("find the entry of offset %d: %w", offset, failed)
 	}
 	p, err := c.placeAfter(index)
-	return placed{index: index, term: p.Term}, err
+	return placed{index: index, term: p.Term, offset: offset}, err
 }
 
 // end returns the end offset of the leader's log, with all that was proposed.
@@ -261,16 +253,16 @@ func (c *Core) placedProposal(e *pb.Entry, p *placed) {
 			c.answer(a, ErrQuorumFailed)
 			continue
 		}
-		c.fly(flight{p.index, p.offset, a}, p.term)
+		c.fly(a, p)
 		return
 	}
 }
 
-// fly has an append wait for its acknowledgement.
-func (c *Core) fly(f flight, term uint64) {
-	f.a.Term, f.a.Index, f.a.First = term, f.index, f.first
-	at, _ := slices.BinarySearchFunc(c.flights, f.index+1, func(f flight, i uint64) int { return cmp.Compare(f.index, i) })
-	c.flights = slices.Insert(c.flights, at, f)
+// fly has an append wait for the acknowledgement of its entry, which is in the leader's log.
+func (c *Core) fly(a *Append, p *placed) {
+	a.Term, a.Index, a.First = p.term, p.index, p.offset
+	at, _ := slices.BinarySearchFunc(c.flights, p.index+1, func(a *Append, i uint64) int { return cmp.Compare(a.Index, i) })
+	c.flights = slices.Insert(c.flights, at, a)
 }
 
 // acknowledge answers the appends that may be acknowledged: readers here see them, so they
@@ -288,18 +280,17 @@ func (c *Core) acknowledge() {
 	}
 	last := min(c.visible, matches[c.cfg.Quorum-1])
 	n := 0
-	for _, f := range c.flights {
-		if f.index > last {
+	for _, a := range c.flights {
+		if a.Index > last {
 			break
 		}
-		copies := 0
+		a.Copies = 0
 		for _, m := range matches {
-			if m >= f.index {
-				copies++
+			if m >= a.Index {
+				a.Copies++
 			}
 		}
-		f.a.Copies = copies
-		c.answer(f.a, nil)
+		c.answer(a, nil)
 		n++
 	}
 	c.flights = slices.Delete(c.flights, 0, n)
@@ -308,9 +299,9 @@ func (c *Core) acknowledge() {
 // matches returns up to which entry each voter's log is durable and equal to the leader's,
 // the largest first.
 func (c *Core) matches() (matches []uint64) {
-	conf := c.raft.confAt(c.raft.applied)
+	voters := c.conf().GetVoters()
 	c.rn.WithProgress(func(id uint64, _ raft.ProgressType, pr tracker.Progress) {
-		if slices.Contains(conf.GetVoters(), id) {
+		if slices.Contains(voters, id) {
 			matches = append(matches, pr.Match)
 		}
 	})
@@ -327,10 +318,7 @@ func (c *Core) answer(a *Append, err error) {
 
 // answerAll answers all appends and barriers that wait.
 func (c *Core) answerAll(err error) {
-	for _, f := range c.flights {
-		c.answer(f.a, err)
-	}
-	for _, a := range c.proposals {
+	for _, a := range slices.Concat(c.flights, c.proposals) {
 		c.answer(a, err)
 	}
 	c.flights, c.proposals = nil, nil
@@ -367,11 +355,11 @@ func (c *Core) unpark() {
 
 // expire answers the appends whose time is up.
 func (c *Core) expire() {
-	late := func(a *Append) bool { return c.ticks-a.since >= uint64(c.cfg.TimeoutTicks) }
-	c.flights = slices.DeleteFunc(c.flights, func(f flight) bool {
-		if late(f.a) {
-			c.answer(f.a, ErrReplicationTimeout)
+	c.flights = slices.DeleteFunc(c.flights, func(a *Append) bool {
+		late := c.ticks-a.since >= uint64(c.cfg.TimeoutTicks)
+		if late {
+			c.answer(a, ErrReplicationTimeout)
 		}
-		return late(f.a)
+		return late
 	})
 }

@@ -33,13 +33,13 @@ const maxBarriers = 10_000
 // Barrier takes a request for a barrier.
 func (c *Core) Barrier(b *Barrier) {
 	defer c.guard()
-	if c.err != nil || c.closing {
+	switch {
+	case c.err != nil || c.closing:
 		b.Err = ErrStopped
-		c.out.Barriers = append(c.out.Barriers, b)
-		return
-	}
-	if len(c.barriers) >= maxBarriers {
+	case len(c.barriers) >= maxBarriers:
 		b.Err = ErrOverloaded
+	}
+	if b.Err != nil {
 		c.out.Barriers = append(c.out.Barriers, b)
 		return
 	}
@@ -69,10 +69,7 @@ func (c *Core) mayAnswerReadIndex() bool {
 	if c.err != nil || c.rn == nil {
 		return false
 	}
-	if planted("barrier before commit") {
-		return true
-	}
-	if c.role != raft.StateLeader {
+	if c.role != raft.StateLeader || planted("barrier before commit") {
 		return true
 	}
 	p, err := c.placeAfter(c.visible)

@@ -18,12 +18,13 @@ import (
 
 // Core is one node's part of a replicated log. It is for one goroutine at a time.
 type Core struct {
-	cfg  Config
-	log  *storage.Log
-	st   state // as the writes handed out leave it
-	raft *raftLog
-	rn   *raft.RawNode // nil until the node is one of a cluster
-	err  error         // why the core is of no more use
+	cfg    Config
+	others []NodeID // of cfg.Nodes
+	log    *storage.Log
+	st     state // as the writes handed out leave it
+	raft   *raftLog
+	rn     *raft.RawNode // nil until the node is one of a cluster
+	err    error         // why the core is of no more use
 
 	ticks  uint64
 	silent uint64 // tick since which no leader is known: see askToStand
@@ -54,7 +55,7 @@ type Core struct {
 	savedAt     uint64
 
 	proposals []*Append // proposed, in order, and not seen in a Ready
-	flights   []flight  // with an index, in order of it
+	flights   []*Append // with an Index, in order of it
 	parked    []*Append // that wait for a new leader's followers to show
 	bytes     int       // of all of them
 	inWrites  int       // bytes of entries that are not durable yet
@@ -111,7 +112,8 @@ func New(cfg Config) (*Core, error) {
 	}
 	c := &Core{
 		cfg: cfg, log: cfg.Log, st: st, nonce: cfg.Rand.Uint64(),
-		peers: map[PeerID]*peer{}, met: map[NodeID]*meeting{}, promised: map[NodeID]bool{}, allowed: map[NodeID]bool{},
+		others: slices.DeleteFunc(slices.Clone(cfg.Nodes), func(n NodeID) bool { return n == cfg.Self }),
+		peers:  map[PeerID]*peer{}, met: map[NodeID]*meeting{}, promised: map[NodeID]bool{}, allowed: map[NodeID]bool{},
 	}
 	if c.st.self == 0 {
 		c.st.self = newPeerID(cfg.Self, cfg.Rand.Uint64())
@@ -353,7 +355,7 @@ func (c *Core) place(w *Write, e *pb.Entry) error {
 		if err != nil {
 			return err
 		}
-		at, _ := slices.BinarySearchFunc(c.tail, i, func(p placed, i uint64) int { return cmp.Compare(p.index, i) })
+		at, _ := c.findInTail(i)
 		c.tail = c.tail[:at]
 		c.last, w.truncate = before, true
 		c.confPending = min(c.confPending, before.Index)
@@ -390,13 +392,17 @@ func (c *Core) place(w *Write, e *pb.Entry) error {
 	return nil
 }
 
+// findInTail returns where an entry is in the tail, or would be.
+func (c *Core) findInTail(index uint64) (int, bool) {
+	return slices.BinarySearchFunc(c.tail, index, func(p placed, i uint64) int { return cmp.Compare(p.index, i) })
+}
+
 // placeAfter returns the place behind an entry that raft has; its chain may be missing.
 func (c *Core) placeAfter(index uint64) (storage.Place, error) {
 	if index == c.last.Index {
 		return c.last, nil
 	}
-	at, ok := slices.BinarySearchFunc(c.tail, index, func(p placed, i uint64) int { return cmp.Compare(p.index, i) })
-	if ok {
+	if at, ok := c.findInTail(index); ok {
 		p := c.tail[at]
 		return storage.Place{Index: p.index, Term: p.term, Offset: p.end}, nil
 	}
@@ -484,10 +490,7 @@ func (c *Core) respond(w *Write) {
 func (c *Core) apply(m *pb.Message) {
 	entries := m.GetEntries()
 	for _, e := range entries {
-		if e.GetType() == pb.EntryNormal {
-			continue
-		}
-		if planted("membership at append") {
+		if e.GetType() == pb.EntryNormal || planted("membership at append") {
 			continue
 		}
 		if err := c.applyConf(e); err != nil {
@@ -572,9 +575,6 @@ func introduce(m *pb.Message) *pb.Message {
 	return m
 }
 
-// raftPanic is what raft has found that must not be.
-type raftPanic string
-
 // silent is raft's logger: what it says at length is in Status, and what it panics with is
 // the core's error.
 type silent struct{}
@@ -587,7 +587,7 @@ func (silent) Info(...any)                    {}
 func (silent) Infof(string, ...any)           {}
 func (silent) Warning(...any)                 {}
 func (silent) Warningf(string, ...any)        {}
-func (silent) Fatal(v ...any)                 { panic(raftPanic(fmt.Sprint(v...))) }
-func (silent) Fatalf(format string, v ...any) { panic(raftPanic(fmt.Sprintf(format, v...))) }
-func (silent) Panic(v ...any)                 { panic(raftPanic(fmt.Sprint(v...))) }
-func (silent) Panicf(format string, v ...any) { panic(raftPanic(fmt.Sprintf(format, v...))) }
+func (silent) Fatal(v ...any)                 { panic(fmt.Sprint(v...)) }
+func (silent) Fatalf(format string, v ...any) { panic(fmt.Sprintf(format, v...)) }
+func (silent) Panic(v ...any)                 { panic(fmt.Sprint(v...)) }
+func (silent) Panicf(format string, v ...any) { panic(fmt.Sprintf(format, v...)) }

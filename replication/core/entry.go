@@ -1,6 +1,7 @@
 package core
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -14,12 +15,12 @@ import (
 // ErrEntry is wrapped by the error for an entry of raft's that is no entry of a log.
 var ErrEntry = errors.New("not an entry of a log")
 
-// Kinds of control entries: the first byte of their body. FORMAT.md lists them.
+// Kinds of control entries: the first byte of their body. FORMAT.md lists them, and
+// producer.ControlID, too.
 const (
-	controlNoop     = 0x01 // a leader's first entry
-	controlConf     = 0x02 // and then a raftpb.ConfChange
-	controlConfV2   = 0x03 // and then a raftpb.ConfChangeV2, which may be empty
-	controlProducer = 0x10 // the entry's index is a producer's id
+	controlNoop   = 0x01 // a leader's first entry
+	controlConf   = 0x02 // and then a raftpb.ConfChange
+	controlConfV2 = 0x03 // and then a raftpb.ConfChangeV2, which may be empty
 )
 
 // envelope precedes the body in the data of a raft entry: raft's entries have no checksum, and
@@ -43,16 +44,16 @@ func appendEnveloped(dst []byte, kind storage.Kind, checksum, born uint32, body 
 // verifies the checksum.
 func toStored(e *pb.Entry) (storage.Entry, error) {
 	data := e.GetData()
-	control := func(kind byte) (storage.Entry, error) {
-		return storage.NewEntry(e.GetIndex(), e.GetTerm(), storage.KindControl, append([]byte{kind}, data...)), nil
+	control := func(kind byte) storage.Entry {
+		return storage.NewEntry(e.GetIndex(), e.GetTerm(), storage.KindControl, append([]byte{kind}, data...))
 	}
 	switch {
 	case e.GetType() == pb.EntryConfChange:
-		return control(controlConf)
+		return control(controlConf), nil
 	case e.GetType() == pb.EntryConfChangeV2:
-		return control(controlConfV2)
+		return control(controlConfV2), nil
 	case len(data) == 0:
-		return control(controlNoop)
+		return control(controlNoop), nil
 	case len(data) < envelope || storage.Kind(data[0]) != storage.KindData && storage.Kind(data[0]) != storage.KindControl:
 		return storage.Entry{}, fmt.Errorf("entry %d of term %d, of %d bytes: %w", e.GetIndex(), e.GetTerm(), len(data), ErrEntry)
 	}
@@ -69,15 +70,14 @@ func fromStored(s *storage.Entry) (*pb.Entry, error) {
 		if len(s.Body) == 0 {
 			return nil, fmt.Errorf("control entry %d without a kind: %w", s.Index, ErrEntry)
 		}
-		rest := append([]byte(nil), s.Body[1:]...)
 		switch s.Body[0] {
 		case controlNoop:
 			return e, nil
 		case controlConf:
-			e.Type, e.Data = pb.EntryConfChange.Enum(), rest
+			e.Type, e.Data = pb.EntryConfChange.Enum(), bytes.Clone(s.Body[1:])
 			return e, nil
 		case controlConfV2:
-			e.Type, e.Data = pb.EntryConfChangeV2.Enum(), rest
+			e.Type, e.Data = pb.EntryConfChangeV2.Enum(), bytes.Clone(s.Body[1:])
 			return e, nil
 		}
 	}

@@ -20,13 +20,10 @@ import (
 // not voted yet. A blank node that hears of a member is one that was wiped, since nobody is a
 // member before all have promised: it joins anew.
 
-// meeting is what a node that is no member has heard of another one.
+// meeting is that a node that is no member has heard of another one.
 type meeting struct {
-	phase    phase
-	peer     PeerID
-	founders []PeerID
-	cluster  uint64
-	at       uint64 // tick
+	peer PeerID
+	at   uint64 // tick
 }
 
 // helloTicks is how often a node that is no member says hello.
@@ -41,10 +38,8 @@ func (c *Core) seek() {
 	if c.st.phase >= phaseActive || len(c.writes) > 0 || c.ticks%helloTicks != 0 {
 		return
 	}
-	for _, n := range c.cfg.Nodes {
-		if n != c.cfg.Self {
-			c.greet(n, KindHello, c.nonce^c.ticks)
-		}
+	for _, n := range c.others {
+		c.greet(n, KindHello, c.nonce^c.ticks)
 	}
 	if c.cfg.Self == c.cfg.Nodes[0] && len(c.missing()) == 0 {
 		c.promiseAll()
@@ -63,8 +58,8 @@ func (c *Core) fresh(m *Message) bool {
 
 // missing returns the nodes of which nothing was heard lately.
 func (c *Core) missing() (missing []NodeID) {
-	for _, n := range c.cfg.Nodes {
-		if m := c.met[n]; n != c.cfg.Self && (m == nil || c.ticks-m.at > 3*helloTicks) {
+	for _, n := range c.others {
+		if m := c.met[n]; m == nil || c.ticks-m.at > 3*helloTicks {
 			missing = append(missing, n)
 		}
 	}
@@ -74,15 +69,15 @@ func (c *Core) missing() (missing []NodeID) {
 // promiseAll asks all nodes, which are no members, to be founders.
 func (c *Core) promiseAll() {
 	founders := []PeerID{c.st.self}
-	for _, n := range c.cfg.Nodes[1:] {
+	for _, n := range c.others {
 		founders = append(founders, c.met[n].peer)
 	}
 	if c.st.phase != phasePromised || !slices.Equal(c.st.founders, founders) {
-		c.promise(c.cfg.Rand.Uint64()|1, founders, func() {})
+		c.promise(c.cfg.Rand.Uint64()|1, founders, nil)
 		c.promised = map[NodeID]bool{}
 		return // the next time
 	}
-	for _, n := range c.cfg.Nodes[1:] {
+	for _, n := range c.others {
 		if !c.promised[n] {
 			c.post(&Message{Kind: KindPromise, To: n, Founders: founders})
 		}
@@ -98,7 +93,7 @@ func (c *Core) promise(cluster uint64, founders []PeerID, then func()) {
 
 // foundIfAll has the founder become a member when all others have promised.
 func (c *Core) foundIfAll() {
-	for _, n := range c.cfg.Nodes[1:] {
+	for _, n := range c.others {
 		if !c.promised[n] {
 			return
 		}
@@ -119,10 +114,8 @@ func (c *Core) found() {
 		c.st.boot = c.cfg.BootID
 	}
 	w := &Write{reset: &place, then: func() {
-		for _, n := range c.cfg.Nodes { // who do not wait until they say hello again
-			if n != c.cfg.Self {
-				c.greet(n, KindWelcome, 0)
-			}
+		for _, n := range c.others { // who do not wait until they say hello again
+			c.greet(n, KindWelcome, 0)
 		}
 		c.mustStart()
 	}}
@@ -133,7 +126,7 @@ func (c *Core) found() {
 // hear takes a message of one that is no member, or to one that is not.
 func (c *Core) hear(m *Message) {
 	if c.st.phase >= phaseActive {
-		if m.Kind == KindHello && len(c.writes) == 0 || m.Kind == KindHello && c.rn != nil {
+		if m.Kind == KindHello && (len(c.writes) == 0 || c.rn != nil) {
 			c.greet(m.From, KindWelcome, m.Nonce)
 		}
 		return
@@ -146,7 +139,7 @@ func (c *Core) hear(m *Message) {
 		if m.Kind == KindHello {
 			c.greet(m.From, KindWelcome, m.Nonce)
 		}
-		c.met[m.From] = &meeting{phase(m.Phase), m.Peer, m.Founders, m.Cluster, c.ticks}
+		c.met[m.From] = &meeting{m.Peer, c.ticks}
 		// A founder tells those at once who have promised for its cluster.
 		if own := c.st.phase == phasePromised && m.Cluster == c.st.cluster; phase(m.Phase) == phaseActive && (own || c.fresh(m)) {
 			c.follows(m)
@@ -156,7 +149,7 @@ func (c *Core) hear(m *Message) {
 			c.answerPromise(m)
 		}
 	case KindPromised:
-		if c.st.phase == phasePromised && m.Cluster == c.st.cluster && slices.Equal(m.Founders, c.st.founders) {
+		if c.cfg.Self == c.cfg.Nodes[0] && c.st.phase == phasePromised && m.Cluster == c.st.cluster && slices.Equal(m.Founders, c.st.founders) {
 			c.promised[m.From] = true
 			c.foundIfAll()
 		}
@@ -208,8 +201,7 @@ func (c *Core) alone() bool {
 // that entries have led to which are not there; what the log has is shown, as it is committed.
 // Only when a leader has let the node join, and so has all of that, it begins anew.
 func (c *Core) startLost(last uint64) error {
-	c.st.self = newPeerID(c.cfg.Self, c.cfg.Rand.Uint64())
-	c.st.phase, c.st.vote = phaseJoining, 0
+	c.renew()
 	if err := c.log.Commit(last); err != nil {
 		return fmt.Errorf("commit entry %d: %w", last, err)
 	}
@@ -232,7 +224,12 @@ func (c *Core) beginBlank() {
 func (c *Core) reincarnate() {
 	c.answerAll(ErrQuorumFailed)
 	c.role, c.rn, c.table, c.leader = raft.StateFollower, nil, nil, 0
+	c.renew()
+	c.saveState(c.mustStart)
+}
+
+// renew gives the node another incarnation, which is to join.
+func (c *Core) renew() {
 	c.st.self = newPeerID(c.cfg.Self, c.cfg.Rand.Uint64())
 	c.st.phase, c.st.vote = phaseJoining, 0
-	c.saveState(c.mustStart)
 }

@@ -196,10 +196,8 @@ func (c *Core) askToJoin() {
 	if c.ticks%helloTicks != 0 {
 		return
 	}
-	for _, n := range c.cfg.Nodes {
-		if n != c.cfg.Self {
-			c.post(&Message{Kind: KindJoin, To: n})
-		}
+	for _, n := range c.others {
+		c.post(&Message{Kind: KindJoin, To: n})
 	}
 }
 
@@ -257,25 +255,24 @@ func (c *Core) change(changes []*pb.ConfChangeSingle) {
 
 // manage is what a leader does each tick.
 func (c *Core) manage() {
-	conf := c.conf()
-	lead := uint64(0)
+	var stuck, learner PeerID // 0: none
 	c.rn.WithProgress(func(id uint64, typ raft.ProgressType, pr tracker.Progress) {
 		p := PeerID(id)
 		if p != c.st.self && pr.State == tracker.StateSnapshot && c.ticks-c.peer(p).snapshot >= uint64(c.cfg.ElectionTicks) {
-			lead = id // what it was told may have been lost
+			stuck = p // what it was told may have been lost
+		}
+		if typ == raft.ProgressTypeLearner && learner == 0 && c.caughtUp(p, pr.Match) {
+			learner = p
 		}
 	})
-	if lead != 0 {
-		c.rn.ReportSnapshot(lead, raft.SnapshotFailure)
+	if stuck != 0 {
+		c.rn.ReportSnapshot(uint64(stuck), raft.SnapshotFailure)
 	}
-	for _, id := range conf.GetLearners() {
-		if c.caughtUp(PeerID(id)) {
-			c.promote(PeerID(id), conf)
-			break
-		}
+	if learner != 0 {
+		c.promote(learner)
 	}
 	if c.standsIn() {
-		for _, p := range c.InSync() {
+		for _, p := range c.inSync() {
 			if p.Node() == c.cfg.Preferred {
 				c.rn.TransferLeader(uint64(p))
 			}
@@ -284,16 +281,16 @@ func (c *Core) manage() {
 	c.handOverIfStalled()
 }
 
-// caughtUp says whether a peer has almost all that this leader has.
-func (c *Core) caughtUp(p PeerID) bool {
-	lag, ok := c.lag(p)
+// caughtUp says whether a peer has almost all that this leader has, by its Match.
+func (c *Core) caughtUp(p PeerID, match uint64) bool {
+	lag, ok := c.lag(match)
 	return ok && c.heardLately(p) && lag <= c.cfg.MaxLag
 }
 
 // promote makes a learner a voter, and removes the node's other incarnations.
-func (c *Core) promote(p PeerID, conf *pb.ConfState) {
+func (c *Core) promote(p PeerID) {
 	changes := []*pb.ConfChangeSingle{{Type: pb.ConfChangeAddNode.Enum(), NodeId: new(uint64(p))}}
-	for _, m := range members(conf) {
+	for _, m := range members(c.conf()) {
 		if m != p && m.Node() == p.Node() {
 			changes = append(changes, &pb.ConfChangeSingle{Type: pb.ConfChangeRemoveNode.Enum(), NodeId: new(uint64(m))})
 		}
@@ -301,14 +298,9 @@ func (c *Core) promote(p PeerID, conf *pb.ConfState) {
 	c.change(changes)
 }
 
-// lag returns by how many records a peer is behind; false if that is not known.
-func (c *Core) lag(p PeerID) (uint64, bool) {
-	var match uint64
-	c.rn.WithProgress(func(id uint64, _ raft.ProgressType, pr tracker.Progress) {
-		if PeerID(id) == p {
-			match = pr.Match
-		}
-	})
+// lag returns by how many records a peer with that Match is behind; false if that is not
+// known.
+func (c *Core) lag(match uint64) (uint64, bool) {
 	if match == 0 || match > c.last.Index {
 		return 0, false
 	}
@@ -327,22 +319,20 @@ func (c *Core) heardLately(p PeerID) bool {
 	return known != nil && known.heard > 0 && c.ticks+1-known.heard <= 2*uint64(c.cfg.ReportTicks)
 }
 
-// InSync returns the voters that are in sync with this leader, itself included: heard of
+// inSync returns the voters that are in sync with this leader, itself included: heard of
 // lately, and behind by MaxLag records at most. Nil if it does not lead.
-func (c *Core) InSync() (peers []PeerID) {
+func (c *Core) inSync() (peers []PeerID) {
 	if c.rn == nil || !c.leads() {
 		return nil
 	}
-	for _, id := range c.conf().GetVoters() {
-		p := PeerID(id)
-		if p == c.st.self || c.caughtUp(p) {
+	voters := c.conf().GetVoters()
+	c.rn.WithProgress(func(id uint64, _ raft.ProgressType, pr tracker.Progress) {
+		if p := PeerID(id); slices.Contains(voters, id) && (p == c.st.self || c.caughtUp(p, pr.Match)) {
 			peers = append(peers, p)
 		}
-	}
+	})
 	return peers
 }
-
-func (c *Core) inSync() int { return len(c.InSync()) }
 
 // handOverIfStalled has another node lead when this one's disk takes longer than an election.
 func (c *Core) handOverIfStalled() {
@@ -357,7 +347,7 @@ func (c *Core) handOverIfStalled() {
 // heir returns the voter that has most of the log, of those in sync; 0 if there is none.
 func (c *Core) heir() (best PeerID) {
 	most := uint64(0)
-	inSync := c.InSync()
+	inSync := c.inSync()
 	c.rn.WithProgress(func(id uint64, _ raft.ProgressType, pr tracker.Progress) {
 		if p := PeerID(id); p != c.st.self && slices.Contains(inSync, p) && pr.Match > most {
 			best, most = p, pr.Match

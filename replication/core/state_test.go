@@ -12,6 +12,7 @@ import (
 	pb "go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/zue-log/zue/replication/producer"
 	"github.com/zue-log/zue/storage"
 	"github.com/zue-log/zue/storage/batch"
 )
@@ -125,7 +126,7 @@ func forge(b []byte, sum uint32) []byte {
 // Entries go from raft to the log and back as they are, also one whose checksum happens to be
 // 0, as that of no bytes is.
 func TestEntries(t *testing.T) {
-	zero := forge([]byte{controlProducer}, 0)
+	zero := forge([]byte(producer.ControlID), 0)
 	require.Zero(t, batch.Checksum(zero))
 	body := batch.Append(nil, []batch.Record{{Value: []byte("v")}}, 1)
 	sum := batch.Checksum(body)

@@ -1,6 +1,11 @@
 package core
 
-import "go.etcd.io/raft/v3"
+import (
+	"slices"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/tracker"
+)
 
 // Role is what a node is in its cluster.
 type Role string
@@ -54,11 +59,55 @@ type Replica struct {
 	First, Commit, End uint64
 }
 
-// Status returns how the node is.
-func (c *Core) Status() Status {
-	s := Status{Self: c.st.self, Role: RoleWaiting, Cluster: c.st.cluster, Leader: c.leader, Last: c.last.Index, Committed: c.visible, End: c.last.Offset}
+// Standing is a node's place in its cluster: the part of its [Status] that an operator is told
+// of when it changes.
+type Standing struct {
+	Self   PeerID
+	Role   Role
+	Term   uint64 // 0 while raft does not run
+	Leader PeerID // 0: none is known
+	Voters int    // in the membership
+}
+
+// Standing returns the node's place in its cluster. It costs little.
+func (c *Core) Standing() Standing {
+	s := Standing{Self: c.st.self, Role: RoleWaiting, Leader: c.leader}
 	if c.lost {
 		s.Role = RoleJoining
+	}
+	if c.rn == nil {
+		return s
+	}
+	voters := c.conf().GetVoters()
+	s.Term, s.Voters = c.term, len(voters)
+	switch {
+	case c.role == raft.StateLeader:
+		s.Role = RoleLeader
+	case c.st.phase == phaseJoining:
+		s.Role = RoleJoining
+	case !slices.Contains(voters, uint64(c.st.self)):
+		s.Role = RoleRemoved
+	case c.role == raft.StateFollower:
+		s.Role = RoleFollower
+	default:
+		s.Role = RoleCandidate
+	}
+	return s
+}
+
+func peerIDs(ids []uint64) (peers []PeerID) {
+	for _, id := range ids {
+		peers = append(peers, PeerID(id))
+	}
+	return peers
+}
+
+// Status returns how the node is.
+func (c *Core) Status() Status {
+	standing := c.Standing()
+	s := Status{
+		Self: standing.Self, Role: standing.Role, Cluster: c.st.cluster, Term: standing.Term, Leader: standing.Leader,
+		Last: c.last.Index, Committed: c.visible, End: c.last.Offset,
 	}
 	if c.rn == nil {
 		if c.st.phase < phaseActive {
@@ -67,47 +116,27 @@ func (c *Core) Status() Status {
 		return s
 	}
 	conf := c.conf()
-	voter := false
-	for _, id := range conf.GetVoters() {
-		s.Voters = append(s.Voters, PeerID(id))
-		voter = voter || PeerID(id) == c.st.self
-	}
-	for _, id := range conf.GetVotersOutgoing() {
-		s.Outgoing = append(s.Outgoing, PeerID(id))
-	}
-	for _, id := range conf.GetLearners() {
-		s.Learners = append(s.Learners, PeerID(id))
-	}
-	s.Term, s.Changing = c.term, c.confPending > c.raft.applied || len(s.Outgoing) > 0
-	switch {
-	case c.role == raft.StateLeader:
-		s.Role = RoleLeader
-	case c.st.phase == phaseJoining:
-		s.Role = RoleJoining
-	case !voter:
-		s.Role = RoleRemoved
-	case c.role == raft.StateFollower:
-		s.Role = RoleFollower
-	default:
-		s.Role = RoleCandidate
-	}
+	s.Voters, s.Outgoing, s.Learners = peerIDs(conf.GetVoters()), peerIDs(conf.GetVotersOutgoing()), peerIDs(conf.GetLearners())
+	s.Changing = c.confPending > c.raft.applied || len(s.Outgoing) > 0
 	if s.Role == RoleLeader {
+		matches := map[PeerID]uint64{}
+		c.rn.WithProgress(func(id uint64, _ raft.ProgressType, pr tracker.Progress) { matches[PeerID(id)] = pr.Match })
 		for _, p := range members(conf) {
 			if p != c.st.self {
-				s.Replicas = append(s.Replicas, c.replica(p))
+				s.Replicas = append(s.Replicas, c.replica(p, matches[p]))
 			}
 		}
 	}
 	return s
 }
 
-func (c *Core) replica(p PeerID) Replica {
+func (c *Core) replica(p PeerID, match uint64) Replica {
 	r := Replica{Peer: p, Silent: c.ticks - c.led}
 	if known := c.peers[p]; known != nil && known.heard > 0 {
 		r.Silent = c.ticks + 1 - known.heard
 		r.First, r.Commit, r.End = known.first, known.commit, known.end
 	}
-	r.Lag, r.Known = c.lag(p)
-	r.InSync = c.caughtUp(p)
+	r.Lag, r.Known = c.lag(match)
+	r.InSync = c.caughtUp(p, match)
 	return r
 }

@@ -25,7 +25,6 @@ type Write struct {
 	then      func()        // what the core does when it is durable; nil: nothing
 
 	pending storage.Pending
-	begun   bool
 	issued  uint64 // the core's tick
 }
 
@@ -54,7 +53,6 @@ func (w *Write) Reset() *storage.Place { return w.reset }
 // Begin hands the write to the log. It blocks only if the write is exclusive. After an error
 // the core must be given up: what raft has decided cannot be taken back.
 func (w *Write) Begin(log *storage.Log) error {
-	w.begun = true
 	if w.reset != nil {
 		if err := log.Reset(*w.reset, w.state); err != nil {
 			return fmt.Errorf("begin the log anew behind entry %d: %w", w.reset.Index, err)

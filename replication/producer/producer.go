@@ -15,6 +15,10 @@ import (
 	"github.com/zue-log/zue/storage/batch"
 )
 
+// ControlID is the body of the control entry whose index is a producer's id: so no other
+// producer of the log has it.
+const ControlID = "\x10"
+
 // Bounds of what is remembered.
 const (
 	// MaxBatches is how many batches of each producer are remembered with their offsets.

@@ -10,7 +10,6 @@ import (
 
 // checker is what is known of the cluster as a whole.
 type checker struct {
-	w *world
 	// places are behind committed entries, as who was first has shown them; values are
 	// their records', by offset.
 	places        map[uint64]storage.Place
@@ -25,9 +24,9 @@ type checker struct {
 	history
 }
 
-func newChecker(w *world) checker {
+func newChecker() checker {
 	return checker{
-		w: w, places: map[uint64]storage.Place{}, values: map[uint64]string{}, where: map[string]uint64{},
+		places: map[uint64]storage.Place{}, values: map[uint64]string{}, where: map[string]uint64{},
 		leaders: map[uint64]core.PeerID{}, unread: map[uint64]bool{},
 	}
 }
@@ -95,12 +94,12 @@ func (n *node) paid(w *core.Write) {
 	}
 	if first, last := w.Span(); first > 0 {
 		n.note("%d: durable up to %d", n.id, last)
-		n.note1(first, last)
+		n.notePaid(first, last)
 	}
 }
 
-// note1 notes entries that are durable.
-func (n *node) note1(first, last uint64) {
+// notePaid notes entries that are durable.
+func (n *node) notePaid(first, last uint64) {
 	if n.chains == nil {
 		n.chains = map[uint64]uint64{}
 	}
@@ -141,7 +140,7 @@ func (n *node) collect() {
 	}
 	n.chains = map[uint64]uint64{first.Index: first.Chain}
 	n.last = first.Index
-	n.note1(first.Index+1, last.Index)
+	n.notePaid(first.Index+1, last.Index)
 }
 
 // formerly notes what was durable, and may not be any more.

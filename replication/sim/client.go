@@ -37,11 +37,11 @@ func (c *client) next() {
 	c.busy = true
 	switch k := c.rng.IntN(20); {
 	case k < 8:
-		c.append(&request{kind: opAppend})
+		c.append(&request{})
 	case k < 14 && !c.plan.retention: // which makes producers be forgotten
 		c.idempotent()
 	case k < 15:
-		c.append(&request{kind: opAppend, conditional: true, end: uint64(max(0, len(c.values)-c.rng.IntN(2)))})
+		c.append(&request{conditional: true, end: uint64(max(0, len(c.values)-c.rng.IntN(2)))})
 	case k < 18:
 		c.read()
 	default:
@@ -100,7 +100,6 @@ func (c *client) ask(do func(n *node, answer func(func())), lost func()) {
 
 // request is what a client wants appended.
 type request struct {
-	kind        opKind
 	values      []string
 	body        []byte
 	conditional bool
@@ -127,7 +126,7 @@ func (c *client) make(r *request) {
 // append appends a new batch, once.
 func (c *client) append(r *request) {
 	c.make(r)
-	r.op = c.call(c.id, r.kind, r.values)
+	r.op = c.call(opAppend, r.values)
 	c.tryAppend(r, func(err error) { c.returned(r, 0, err) }, c.done)
 }
 
@@ -208,12 +207,12 @@ func (c *client) idempotent() {
 		}, c.done)
 		return
 	}
-	r := &request{kind: opAppend, retried: true}
+	r := &request{retried: true}
 	c.make(r)
 	if err := batch.SetProducer(r.body, c.producer, 0, c.sequence); err != nil {
 		c.violated("%v", err)
 	}
-	r.op = c.call(c.id, r.kind, r.values)
+	r.op = c.call(opAppend, r.values)
 	c.retry(r)
 }
 
@@ -231,7 +230,7 @@ func (c *client) retry(r *request) {
 func (c *client) read() {
 	offset := uint64(c.rng.IntN(len(c.values) + 3))
 	c.target = c.rng.IntN(len(c.nodes))
-	op := c.call(c.id, opRead, nil)
+	op := c.call(opRead, nil)
 	c.ask(func(n *node, answer func(func())) {
 		rec, lease, err := n.log.Read(offset)
 		value := ""
@@ -256,7 +255,7 @@ func (c *client) read() {
 
 // barrier asks for an end offset that is not stale.
 func (c *client) barrier() {
-	op := c.call(c.id, opBarrier, nil)
+	op := c.call(opBarrier, nil)
 	c.ask(func(n *node, answer func(func())) {
 		n.core.Barrier(&core.Barrier{Tag: func(b *core.Barrier) {
 			answer(func() {
@@ -275,9 +274,9 @@ func (w *world) probe() {
 	c := &client{world: w, id: len(w.clients), producer: -1}
 	var try func()
 	try = func() {
-		r := &request{kind: opAppend}
+		r := &request{}
 		c.make(r)
-		r.op = c.call(c.id, r.kind, r.values)
+		r.op = c.call(opAppend, r.values)
 		c.tryAppend(r, func(err error) { c.returned(r, 0, err) }, func() { c.after(100*time.Millisecond, try) })
 	}
 	c.probing = func() { w.probed = true }

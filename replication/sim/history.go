@@ -36,8 +36,8 @@ func (o *operation) finish(at time.Duration, offset uint64, count int) {
 type history struct{ operations []*operation }
 
 // call notes that a client calls, and returns the operation's number.
-func (c *client) call(id int, kind opKind, values []string) int {
-	c.operations = append(c.operations, &operation{client: id, kind: kind, values: values, called: c.now})
+func (c *client) call(kind opKind, values []string) int {
+	c.operations = append(c.operations, &operation{client: c.id, kind: kind, values: values, called: c.now})
 	return len(c.operations) - 1
 }
 

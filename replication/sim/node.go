@@ -3,7 +3,6 @@ package sim
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"strings"
 	"syscall"
@@ -375,9 +374,6 @@ func (n *node) flip() {
 		n.crash()
 	}
 }
-
-// String names the node in messages.
-func (n *node) String() string { return fmt.Sprint(n.id) }
 
 // send puts a message on the network.
 func (w *world) send(m *core.Message) {

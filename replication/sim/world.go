@@ -140,7 +140,7 @@ func Run(o Options) (r Result, err error) {
 	rand.Reader = deterministic{mathrand.NewChaCha8(key)}
 	defer func() { rand.Reader = before }()
 	w := &world{opts: o, rng: mathrand.New(mathrand.NewPCG(o.Seed, 1)), cut: map[[2]core.NodeID]bool{}}
-	w.checker = newChecker(w)
+	w.checker = newChecker()
 	defer func() {
 		r = Result{w.trace, w.stats}
 		switch v := recover().(type) {
