@@ -190,59 +190,37 @@ func TestLateWelcome(t *testing.T) {
 	}
 	n := s.nodes[0]
 	var late []*core.Message
-	// deliver by hand, keeping what node 1 says once it is active
-	for range 20 {
-		for _, a := range s.nodes {
-			a.core.Tick()
+	// keep what node 1 says once it is active
+	s.take = func(m *core.Message) bool {
+		if m.From != 1 || m.Phase != 2 && m.Kind != core.KindRaft {
+			return false
 		}
-		for range 20 {
-			for _, a := range s.nodes {
-				a.settle()
-			}
-			net := s.net
-			s.net = nil
-			for _, m := range net {
-				if m.From == 1 && (m.Phase == 2 || m.Kind == core.KindRaft) {
-					if m.Kind == core.KindWelcome {
-						late = append(late, m)
-					}
-					continue
-				}
-				_ = s.nodes[m.To-1].core.Step(m)
-			}
+		if m.Kind == core.KindWelcome {
+			late = append(late, m)
 		}
-		if len(late) > 0 {
-			break
-		}
+		return true
+	}
+	for i := 0; i < 20 && len(late) == 0; i++ {
+		s.tick(nil, 1)
 	}
 	require.NotEmpty(t, late)
 	n.crash()
 	n.disk = vfs.NewMem()
 	n.boot()
 	done := false
-	for range 60 {
-		for _, a := range s.nodes {
-			a.core.Tick()
-		}
-		for range 20 {
-			for _, a := range s.nodes {
-				a.settle()
-			}
-			net := s.net
-			s.net = nil
-			for _, m := range net {
-				if !done && m.From == 1 && m.Phase == 2 { // it has founded again: the late one overtakes this
-					done = true
-					for _, l := range late {
-						if l.To == 2 {
-							_ = s.nodes[1].core.Step(l)
-						}
-					}
+	s.take = func(m *core.Message) bool {
+		if !done && m.From == 1 && m.Phase == 2 { // it has founded again: the late one overtakes this
+			done = true
+			for _, l := range late {
+				if l.To == 2 {
+					_ = s.nodes[1].core.Step(l)
 				}
-				_ = s.nodes[m.To-1].core.Step(m)
 			}
 		}
+		return false
 	}
+	s.tick(nil, 60)
+	require.True(t, done)
 	s.tick(nil, 1000)
 	require.Equal(t, s.nodes[0].core.Status().Cluster, s.nodes[1].core.Status().Cluster)
 }

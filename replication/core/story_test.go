@@ -44,6 +44,7 @@ type story struct {
 	nodes  []*actor // by id, from 1
 	net    []*core.Message
 	cut    map[[2]core.NodeID]bool
+	take   func(*core.Message) bool // if set, reports whether it kept the message from being delivered
 	names  map[core.PeerID]string
 	now    time.Time
 	turns  uint64
@@ -178,7 +179,7 @@ func (s *story) settle() {
 		s.net = nil
 		for _, m := range net {
 			n := s.nodes[m.To-1]
-			if n.core != nil && !s.cut[[2]core.NodeID{m.From, m.To}] {
+			if n.core != nil && !s.cut[[2]core.NodeID{m.From, m.To}] && (s.take == nil || !s.take(m)) {
 				busy = true
 				require.NoError(s.t, n.core.Step(m))
 			}
