@@ -255,21 +255,22 @@ func (c *Core) change(changes []*pb.ConfChangeSingle) {
 
 // manage is what a leader does each tick.
 func (c *Core) manage() {
-	var stuck, learner PeerID // 0: none
+	var stuck PeerID // 0: none
+	var learners []PeerID
 	c.rn.WithProgress(func(id uint64, typ raft.ProgressType, pr tracker.Progress) {
 		p := PeerID(id)
 		if p != c.st.self && pr.State == tracker.StateSnapshot && c.ticks-c.peer(p).snapshot >= uint64(c.cfg.ElectionTicks) {
 			stuck = p // what it was told may have been lost
 		}
-		if typ == raft.ProgressTypeLearner && learner == 0 && c.caughtUp(p, pr.Match) {
-			learner = p
+		if typ == raft.ProgressTypeLearner && c.caughtUp(p, pr.Match) {
+			learners = append(learners, p)
 		}
 	})
 	if stuck != 0 {
 		c.rn.ReportSnapshot(uint64(stuck), raft.SnapshotFailure)
 	}
-	if learner != 0 {
-		c.promote(learner)
+	if i := slices.IndexFunc(learners, c.canBeLost); i >= 0 {
+		c.promote(learners[i])
 	}
 	if c.standsIn() {
 		for _, p := range c.inSync() {
@@ -285,6 +286,21 @@ func (c *Core) manage() {
 func (c *Core) caughtUp(p PeerID, match uint64) bool {
 	lag, ok := c.lag(match)
 	return ok && c.heardLately(p) && lag <= c.cfg.MaxLag
+}
+
+// canBeLost says whether the membership, with a learner as a voter, goes on if that is lost at
+// once: it is no better known than any that was heard of lately. One more voter may raise the
+// majority. Then as many of the present voters must be in sync, or all: else the learner waits
+// for those that are not, or for their successors, which raise nothing.
+func (c *Core) canBeLost(p PeerID) bool {
+	voters, inSync := c.conf().GetVoters(), c.inSync()
+	for _, id := range voters {
+		if PeerID(id).Node() == p.Node() {
+			return true // which is the one it succeeds
+		}
+	}
+	majority := (len(voters)+1)/2 + 1
+	return len(inSync) >= min(majority, len(voters))
 }
 
 // promote makes a learner a voter, and removes the node's other incarnations.

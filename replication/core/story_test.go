@@ -138,6 +138,10 @@ func (s *story) do(d *datadriven.TestData) {
 		s.printf("%d, %v\n", to, err)
 	case "remove":
 		s.printf("%v\n", s.nodes[ids[0]-1].core.Remove(ids[1]))
+	case "allow": // the last one to join, where no membership has it any more
+		for _, id := range ids[:len(ids)-1] {
+			s.nodes[id-1].core.Allow(ids[len(ids)-1])
+		}
 	case "forget": // the oldest segments
 		each(func(n *actor) { require.NoError(s.t, n.log.TruncatePrefix(n.log.EndOffset())) })
 	case "status":

@@ -3,6 +3,7 @@ package sim
 import (
 	"context"
 	"slices"
+	"time"
 
 	"github.com/zue-log/zue/replication/core"
 	"github.com/zue-log/zue/storage"
@@ -36,6 +37,7 @@ type debts struct {
 	chains map[uint64]uint64 // of entries, by index
 	last   uint64            // the largest
 	former map[uint64]uint64 // what it had before its disk was taken away
+	lostAt time.Duration     // when that was, last
 	// begunTerms are of entries that may be durable, too, by index; takenFrom is from where
 	// on a write that has begun takes entries back: 0, none does.
 	begunTerms map[uint64]uint64
@@ -156,7 +158,7 @@ func (n *node) formerly() {
 // forget notes that the disk is gone.
 func (n *node) forget() {
 	n.formerly()
-	n.chains, n.last, n.damaged = nil, 0, false
+	n.chains, n.last, n.damaged, n.lostAt = nil, 0, false, n.now
 	n.begunTerms, n.takenFrom = nil, 0
 }
 
@@ -171,13 +173,20 @@ func (w *world) durableOn(p storage.Place) (count int) {
 }
 
 // mayLose says whether a node may lose what it has: a majority of the voters, without it, must
-// be well, and have all that was acknowledged.
+// be well, and have all that was acknowledged. So must one of the voters to come, if the leader
+// may make one more of a learner at any moment.
 func (w *world) mayLose(x *node) bool {
 	_, leader, ok := w.leader()
 	if !ok || leader.Changing {
 		return false
 	}
-	for _, voters := range [][]core.PeerID{leader.Voters, leader.Outgoing} {
+	memberships := [][]core.PeerID{leader.Voters, leader.Outgoing}
+	for _, p := range leader.Learners {
+		if w.mayGrow(leader.Voters, p) {
+			memberships = append(memberships, append(slices.Clone(leader.Voters), p))
+		}
+	}
+	for _, voters := range memberships {
 		well := 0
 		for _, p := range voters {
 			n := w.nodes[p.Node()-1]
@@ -194,6 +203,24 @@ func (w *world) mayLose(x *node) bool {
 		}
 	}
 	return true
+}
+
+// mayGrow says whether the leader may make a learner one more voter, by what it may believe of
+// those it has: see core's canBeLost. What a node said before it was lost may be under way, and
+// then counts for a while.
+func (w *world) mayGrow(voters []core.PeerID, learner core.PeerID) bool {
+	const longest = 3*time.Second + 2*reportTicks*tick + time.Second
+	believed := 0
+	for _, p := range voters {
+		if p.Node() == learner.Node() {
+			return false // it takes the place of that one
+		}
+		n := w.nodes[p.Node()-1]
+		if n.core == nil || n.core.Status().Self == p || w.now-n.lostAt < longest {
+			believed++
+		}
+	}
+	return believed >= min((len(voters)+1)/2+1, len(voters))
 }
 
 // well says whether a node has all that was acknowledged, and nothing that is damaged.
