@@ -65,9 +65,10 @@ type Node struct {
 	tasks  sync.WaitGroup
 
 	mu      sync.Mutex
-	singles []single // that wait to become an entry
-	bytes   int      // of them
-	err     error    // why it has ended
+	runs    []run // that wait to become an entry
+	records int   // in them
+	bytes   int   // of them
+	err     error // why it has ended
 
 	// The goroutine's own.
 	pending int // writes that are not done
@@ -80,10 +81,10 @@ type finished struct {
 	err   error
 }
 
-// single is a record that waits to be appended with others.
-type single struct {
-	record storage.Record
-	done   func(offset uint64, a *core.Append)
+// run is records that wait to be appended with others.
+type run struct {
+	records []storage.Record
+	done    func(first uint64, a *core.Append)
 }
 
 // Start starts a node. Its log must stay open until Stop has returned. The error is that of
@@ -380,9 +381,8 @@ func (n *Node) Unreachable(ctx context.Context, id core.NodeID) error {
 // and a must be left alone.
 func (n *Node) Append(ctx context.Context, a *core.Append) error {
 	answer := make(chan error, 1)
-	a.Tag = func(a *core.Append) { answer <- a.Err }
-	if err := n.submit(ctx, func(c *core.Core) { c.Append(a) }); err != nil {
-		return fmt.Errorf("%w: %w", core.ErrNotLeader, err) // nothing was appended
+	if err := n.AppendAsync(ctx, a, func(a *core.Append) { answer <- a.Err }); err != nil {
+		return err
 	}
 	outcome, err := await(ctx, n, answer)
 	if err == ErrStopped {
@@ -391,22 +391,41 @@ func (n *Node) Append(ctx context.Context, a *core.Append) error {
 	return cmp.Or(err, outcome)
 }
 
-// AppendRecord has a record appended, with others that come meanwhile in one entry. The record
-// is the node's until done is called, by the node's goroutine, which must be quick. a is the
-// append of that entry: its outcome. False says that there is no room: try again later.
-func (n *Node) AppendRecord(r storage.Record, done func(offset uint64, a *core.Append)) bool {
+// AppendAsync hands a batch over; its Tag is the node's. When it has its outcome, done is called
+// by the node's goroutine, and must be quick. It is called once, or, if the node ends meanwhile
+// (see Done), perhaps never: then the append may be in the log. With an error, which wraps
+// core.ErrNotLeader, it is not called, and nothing was appended. Those of one caller are appended
+// in their order. It waits while there is no room.
+func (n *Node) AppendAsync(ctx context.Context, a *core.Append, done func(*core.Append)) error {
+	a.Tag = done
+	if err := n.submit(ctx, func(c *core.Core) { c.Append(a) }); err != nil {
+		return fmt.Errorf("%w: %w", core.ErrNotLeader, err)
+	}
+	return nil
+}
+
+// AppendRecords has records appended one behind the other, with those of others that come
+// meanwhile in one entry. They, and what they point to, are the node's until done is called,
+// once, by the node's goroutine; it must be quick. a is the append of that entry: its outcome.
+// False says that there is no room, and that done is not called: use AppendAsync.
+func (n *Node) AppendRecords(records []storage.Record, done func(first uint64, a *core.Append)) bool {
+	size := 0
+	for i := range records {
+		r := &records[i]
+		size += len(r.Key) + len(r.Value)
+		for _, h := range r.Headers {
+			size += len(h.Key) + len(h.Value)
+		}
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	size := len(r.Key) + len(r.Value)
-	for _, h := range r.Headers {
-		size += len(h.Key) + len(h.Value)
-	}
-	if n.err != nil || len(n.singles) >= maxRunRecords || len(n.singles) > 0 && n.bytes+size > maxRunBytes {
+	if n.err != nil || len(n.runs) > 0 && (n.records+len(records) > maxRunRecords || n.bytes+size > maxRunBytes) {
 		return false
 	}
-	n.singles = append(n.singles, single{r, done})
+	n.runs = append(n.runs, run{records, done})
+	n.records += len(records)
 	n.bytes += size
-	if len(n.singles) == 1 {
+	if len(n.runs) == 1 {
 		select {
 		case n.inputs <- func(*core.Core) {}: // wakes it
 		default: // it will not sleep before it has seen to these
@@ -415,23 +434,28 @@ func (n *Node) AppendRecord(r storage.Record, done func(offset uint64, a *core.A
 	return true
 }
 
-// propose has the core append the single records that wait, as one entry.
+// propose has the core append the records that wait, as one entry.
 func (n *Node) propose(c *core.Core) {
 	n.mu.Lock()
-	singles := n.singles
-	n.singles, n.bytes = nil, 0
+	runs, count := n.runs, n.records
+	n.runs, n.records, n.bytes = nil, 0, 0
 	n.mu.Unlock()
-	if len(singles) == 0 {
+	if len(runs) == 0 {
 		return
 	}
-	records := make([]storage.Record, len(singles))
-	for i := range singles {
-		records[i] = singles[i].record
+	records := runs[0].records
+	if len(runs) > 1 {
+		records = make([]storage.Record, 0, count)
+		for i := range runs {
+			records = append(records, runs[i].records...)
+		}
 	}
 	body := batch.Append(nil, records, time.Now().UnixMilli())
 	c.Append(&core.Append{Body: body, Checksum: batch.Checksum(body), Tag: func(a *core.Append) {
-		for i := range singles {
-			singles[i].done(a.First+uint64(i), a)
+		first := a.First
+		for i := range runs {
+			runs[i].done(first, a)
+			first += uint64(len(runs[i].records))
 		}
 	}})
 }

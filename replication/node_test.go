@@ -150,7 +150,7 @@ func TestNodes(t *testing.T) {
 					value := fmt.Sprintf("%s/%d/%d", name, w, i)
 					if i%4 > 0 {
 						done := make(chan error, 1)
-						if !led.AppendRecord(storage.Record{Value: []byte(value)}, func(offset uint64, a *core.Append) {
+						if !led.AppendRecords([]storage.Record{{Value: []byte(value)}}, func(offset uint64, a *core.Append) {
 							if a.Err == nil {
 								add(offset, value)
 							}
@@ -232,7 +232,7 @@ func TestStopAnswers(t *testing.T) {
 		require.True(t, errors.Is(err, core.ErrStopped) || errors.Is(err, core.ErrNotLeader) || errors.Is(err, core.ErrInsufficientISR), "%v", err)
 	}
 	require.ErrorIs(t, node.Err(), ErrStopped)
-	require.False(t, node.AppendRecord(storage.Record{}, nil))
+	require.False(t, node.AppendRecords([]storage.Record{{}}, nil))
 	_, err := node.Status(t.Context())
 	require.ErrorIs(t, err, ErrStopped)
 	_, err = Start(Options{})
@@ -283,7 +283,7 @@ func TestLongRecordsTogether(t *testing.T) {
 	require.NoError(t, n.submit(t.Context(), func(*core.Core) { <-hold }))
 	answers := make(chan error, 2)
 	add := func(size int) bool {
-		return n.AppendRecord(storage.Record{Value: make([]byte, size)}, func(_ uint64, a *core.Append) { answers <- a.Err })
+		return n.AppendRecords([]storage.Record{{Value: make([]byte, size)}}, func(_ uint64, a *core.Append) { answers <- a.Err })
 	}
 	require.True(t, add(3<<20))
 	require.False(t, add(31<<20), "there is no room beside it")

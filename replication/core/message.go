@@ -31,7 +31,11 @@ const (
 	KindReport
 	// KindStand asks a node to stand for election, where elections are static.
 	KindStand
-	lastKind = KindStand
+	// KindFetch asks for entries that are damaged in the sender's log.
+	KindFetch
+	// KindEntries answers that with some of them, from the first on.
+	KindEntries
+	lastKind = KindEntries
 )
 
 // Message is what one node's core says to another's. Those of a pair of nodes may be lost,
@@ -54,6 +58,10 @@ type Message struct {
 	Nonce uint64
 	// First, Commit and End are offsets: KindReport.
 	First, Commit, End uint64
+	// FirstIndex and LastIndex are those of the first and last entry asked for: KindFetch, KindEntries.
+	FirstIndex, LastIndex uint64
+	// Entries are from FirstIndex on, as raft's: KindEntries.
+	Entries []*pb.Entry
 }
 
 // check says what is wrong with a message to node self.
