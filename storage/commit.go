@@ -83,7 +83,7 @@ func (l *Log) write(g *group, s *segment) (final bool, err error) {
 // the log; another failure is, since it may be the disk's.
 func (l *Log) beginSegment(g *group, s *segment) (final bool, err error) {
 	b := make([]byte, segmentHeaderSize, segmentHeaderSize+len(g.buf))
-	h := segmentHeader{before: s.before, created: s.created, seed: g.newSeed}
+	h := s.ownHeader()
 	h.put(b)
 	b = append(b, g.buf...)
 	err = l.timed(s, int64(len(b)), func() error { return s.file.WriteSync(b, 0) })

@@ -283,6 +283,8 @@ func (r *crashRun) step() error {
 		return r.reset()
 	case n < 55:
 		return r.setState()
+	case n < 56:
+		return r.mend()
 	default:
 		first, end := int(r.l.FirstOffset()), int(r.l.EndOffset())
 		if end > first {
@@ -454,6 +456,31 @@ func (r *crashRun) reset() error {
 	r.user = []string{user}
 	end := int(p.Offset)
 	r.base, r.values, r.durable, r.first, r.asked = end, nil, end, end, end
+	return nil
+}
+
+// mend has entries, or an index, written anew as they are.
+func (r *crashRun) mend() error {
+	first, last := r.l.FirstPlace().Index+1, r.l.LastPlace().Index
+	if last < first {
+		return nil
+	}
+	index := first + r.rng.Uint64N(last-first+1)
+	entries, lease, err := r.l.ReadEntries(nil, index, index+r.rng.Uint64N(20), MaxBodyBytes)
+	require.NoError(r.t, err)
+	defer lease.Release()
+	if r.rng.IntN(4) == 0 {
+		entries = nil
+	}
+	err = r.l.Mend(index, entries)
+	r.logf("mended %d from entry %d: %v", len(entries), index, err)
+	if err != nil {
+		require.True(r.t, r.fired, "mend: %v", err)
+		require.NotErrorIs(r.t, err, ErrNotProven)
+	}
+	if errors.Is(err, ErrFailed) {
+		return err
+	}
 	return nil
 }
 

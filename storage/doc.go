@@ -38,6 +38,8 @@
 //
 // [Open] scans only what no clean close vouches for. [Log.Verify] checks everything while
 // the log is in use; [Verify] and [Walk] go through the files of a log that nobody has
-// open, or of a damaged one that cannot be opened, without changing them. FORMAT.md has
-// the files, byte by byte, and what recovery takes for torn and for corrupt.
+// open, or of a damaged one that cannot be opened, without changing them. A replica mends
+// its log by what another one has: [Log.Damaged] says which entries it needs, and [Log.Mend]
+// writes them in the place of those that are damaged. FORMAT.md has the files, byte by byte,
+// and what recovery takes for torn and for corrupt.
 package storage

@@ -177,22 +177,31 @@ func (l *Log) holderOf(index uint64) (*segment, error) {
 		if l.done.Load() {
 			return nil, ErrClosed
 		}
-		segments := *l.segments.Load()
-		lo, hi := 0, len(segments)
-		for lo < hi {
-			if m := int(uint(lo+hi) / 2); segments[m].before.Index < index {
-				lo = m + 1
-			} else {
-				hi = m
-			}
-		}
-		if lo == 0 {
+		s := segmentWith(*l.segments.Load(), index)
+		if s == nil {
 			return nil, errNotInSegment
 		}
-		if s := segments[lo-1]; s.acquire() {
+		if s.acquire() {
 			return s, nil
 		} // else it has just left the log, or the log is being closed
 	}
+}
+
+// segmentWith returns the one that has the entry with that index, if any has; nil if index
+// is before them all.
+func segmentWith(segments []*segment, index uint64) *segment {
+	lo, hi := 0, len(segments)
+	for lo < hi {
+		if m := int(uint(lo+hi) / 2); segments[m].before.Index < index {
+			lo = m + 1
+		} else {
+			hi = m
+		}
+	}
+	if lo == 0 {
+		return nil
+	}
+	return segments[lo-1]
 }
 
 // entries is ReadEntries in a segment.

@@ -28,6 +28,9 @@ var (
 	// ErrCommitted is wrapped by the error for a truncation that would take back
 	// committed entries.
 	ErrCommitted = errors.New("entries are committed")
+	// ErrNotProven is wrapped by the error for entries that were to mend the log, and are
+	// not shown to be those that it had there.
+	ErrNotProven = errors.New("the entries are not those that were here")
 	// ErrFailed is wrapped, with the cause, by every append after a write or a
 	// sync went wrong: what is on disk is unknown until the log is opened
 	// again. The append that saw it happen may or may not be in the log then.

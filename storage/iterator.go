@@ -191,7 +191,9 @@ func (it *Iterator) fill() error {
 		}
 		ended, err := it.s == nil, error(nil)
 		if !ended {
-			ended, err = it.read()
+			if ended, err = it.read(); err != nil && it.mended() {
+				continue
+			}
 		}
 		if ended && err == nil {
 			err = it.enter()
@@ -201,6 +203,21 @@ func (it *Iterator) fill() error {
 		}
 	}
 	return nil
+}
+
+// mended says whether the iterator has another copy of its segment now, in which the next
+// entry may be whole: that of a segment in which entries were mended meanwhile.
+func (it *Iterator) mended() bool {
+	if it.open {
+		return false // the entry was whole, but its records are not
+	}
+	s := it.log.copyOf(it.s)
+	if s == nil {
+		return false
+	}
+	it.leave()
+	it.s = s
+	return true
 }
 
 // read decodes records of the entry that is open, or of the next one in the segment

@@ -58,6 +58,8 @@ type Log struct {
 	stateMu sync.Mutex
 	state   *stateFile // guarded by stateMu, which may be taken with mu held
 
+	mending sync.Mutex // held by Mend throughout; mu may be taken with it held
+
 	mu        sync.Mutex
 	changed   sync.Cond // of mu: the queue, the committer or a task has moved on
 	tail      tail      // where the next entry goes: behind all that are queued

@@ -30,13 +30,15 @@ type Metrics struct {
 	// Corruptions counts the damage that reads met; the same place counts each
 	// time.
 	Corruptions uint64
+	// Mended counts the entries that Mend put in place of damaged ones.
+	Mended uint64
 	// Failed is why the log takes no appends until it is opened again; nil if it
 	// does.
 	Failed error
 }
 
 // Metrics returns a snapshot. It takes a mutex that appends take, and that TruncateSuffix
-// and Reset hold for as long as they run.
+// and Reset, and Mend in a segment that is not sealed, hold for as long as they run.
 func (l *Log) Metrics() Metrics {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -62,7 +64,8 @@ type Events struct {
 	Removed   func(RemoveEvent)
 	Recovered func(Recovery)         // at the end of Open
 	Corrupted func(*CorruptionError) // met by a read
-	Failed    func(error)            // the log takes no more appends
+	Mended    func(MendEvent)
+	Failed    func(error) // the log takes no more appends
 }
 
 // SyncEvent is an fdatasync of a segment file.
@@ -83,6 +86,13 @@ type RollEvent struct {
 type RemoveEvent struct {
 	FirstOffset uint64 // of the first record removed
 	EndOffset   uint64 // of the first record kept
+}
+
+// MendEvent is a Mend that was done.
+type MendEvent struct {
+	Path    string // of the segment
+	First   uint64 // the index that Mend was given
+	Entries int    // how many entries; 0: the index was made anew
 }
 
 // sawCorruption counts and reports damage that a read met.

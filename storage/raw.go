@@ -2,7 +2,6 @@ package storage
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
 	"runtime/debug"
 
@@ -90,7 +89,7 @@ func (s *segment) raw(offset, end uint64, maxBytes int) (raw RawEntries, err err
 		}
 		h, stop = next, stop+entrySize(next.bodyLen)
 	}
-	return RawEntries{Bytes: s.b[pos:stop:stop], Format: segmentVersion, Seed: binary.LittleEndian.Uint32(s.b[56:])}, nil
+	return RawEntries{Bytes: s.b[pos:stop:stop], Format: segmentVersion, Seed: s.stored}, nil
 }
 
 // WaitFor returns nil once the end offset is beyond offset: at once if it is. Otherwise

@@ -165,6 +165,20 @@ func segmentOf(segments []*segment, offset uint64) *segment {
 	return segments[lo-1]
 }
 
+// copyOf returns the copy that the log has by now in the place of s, acquired; nil if it has
+// none, because it has s still or because s was removed.
+func (l *Log) copyOf(s *segment) *segment {
+	for {
+		now := segmentOf(*l.segments.Load(), s.before.Offset)
+		if now == nil || now == s || now.before != s.before || l.done.Load() {
+			return nil
+		}
+		if now.acquire() {
+			return now
+		}
+	}
+}
+
 // read finds the record at offset, which the segment holds.
 func (s *segment) read(offset uint64, z *unzipped, rec *Record) (err error) {
 	defer catchFault(s.path, &err, debug.SetPanicOnFault(true))

@@ -80,9 +80,14 @@ func (l *Log) mapReady(r *readySegment, h segmentHeader) (*segment, error) {
 	return s, nil
 }
 
-// discard closes and removes a segment that has no name yet.
+// discard closes and removes a segment that has no name yet; of one that is to get another
+// index, that index.
 func (l *Log) discard(s *segment) error {
-	return errors.Join(s.release(), l.fs.Remove(s.path), l.fs.Remove(s.ix.path))
+	err := s.release()
+	if s.path != l.path(segmentName(s.before.Offset)) {
+		err = errors.Join(err, l.fs.Remove(s.path))
+	}
+	return errors.Join(err, l.fs.Remove(s.ix.path))
 }
 
 // mapForStores maps an active segment for writing, where single appends are stored that

@@ -35,6 +35,7 @@ type segment struct {
 	ix   *index
 	refs atomic.Int64
 
+	stored uint32       // what its header stores for its seed
 	seed   seed         // of its entries' header checksums
 	before Place        // what the first entry follows
 	end    atomic.Int64 // position after the last readable entry
@@ -205,8 +206,13 @@ func mappedSegment(f vfs.File, path string, m vfs.Mapping) *segment {
 
 // begin sets what the segment's header says of it.
 func (s *segment) begin(h segmentHeader) {
-	s.before, s.last, s.created, s.seed = h.before, h.before, h.created, newSeed(h.seed)
+	s.before, s.last, s.created, s.stored, s.seed = h.before, h.before, h.created, h.seed, newSeed(h.seed)
 	s.end.Store(segmentHeaderSize)
+}
+
+// ownHeader is the header of the segment itself, from memory.
+func (s *segment) ownHeader() segmentHeader {
+	return segmentHeader{before: s.before, created: s.created, seed: s.stored}
 }
 
 // indexPath is the name of the segment's index file.

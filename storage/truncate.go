@@ -90,7 +90,7 @@ func (l *Log) cutBehind(p Place) (final bool, err error) {
 		}
 	}
 	if short != nil {
-		if err := l.replaceLast(short); err != nil {
+		if err := l.replace(segments[n-1], short); err != nil {
 			return true, err
 		}
 	}
@@ -136,7 +136,7 @@ func (l *Log) growActive(size int64) (s *segment, final bool, err error) {
 	if s, err = l.copySegment(l.active, l.active.last, size); err != nil {
 		return nil, false, err
 	}
-	if err := l.replaceLast(s); err != nil {
+	if err := l.replace(l.active, s); err != nil {
 		return nil, true, err
 	}
 	l.active = s
@@ -151,23 +151,38 @@ func (l *Log) copySegment(old *segment, p Place, size int64) (*segment, error) {
 		return nil, err
 	}
 	size = max(size, sizeFor(end-segmentHeaderSize), l.opts.SegmentBytes)
-	r := l.takeReady(size)
+	return l.makeCopy(old, l.takeReady(size), size, func(s *segment) error {
+		stop := end
+		if planted("suffix stays") {
+			stop = min(old.end.Load(), room(size))
+		}
+		if err := old.copyTo(s.file, segmentHeaderSize, stop); err != nil {
+			return err
+		}
+		return l.reindex(s, end, p, func(d *DamageItem) error { return d.Corruption() })
+	})
+}
+
+// makeCopy makes a segment that begins as old does, of r, or without that of a new file of
+// size bytes; fill writes its entries and makes the points of its index. It is durable, but
+// for the index, and under temporary names. After an error nothing is left of it.
+func (l *Log) makeCopy(old *segment, r *readySegment, size int64, fill func(s *segment) error) (*segment, error) {
 	if r == nil {
+		var err error
 		if r, err = l.makeReady(size, false); err != nil {
 			return nil, err
 		}
 	}
-	s, err := l.mapReady(r, segmentHeader{before: old.before, created: old.created})
+	h := old.ownHeader()
+	s, err := l.mapReady(r, h)
 	if err != nil {
 		return nil, err
 	}
-	s.seed = old.seed
-	stop := end
-	if planted("suffix stays") {
-		stop = min(old.end.Load(), room(size))
-	}
-	if err = old.copyTo(s.file, 0, stop); err == nil {
-		err = l.reindex(s, end)
+	// Not copied: it may have been damaged since it was read.
+	b := make([]byte, segmentHeaderSize)
+	h.put(b)
+	if _, err = s.file.WriteAt(b, 0); err == nil {
+		err = fill(s)
 	}
 	if err == nil {
 		err = s.file.Sync()
@@ -178,30 +193,38 @@ func (l *Log) copySegment(old *segment, p Place, size int64) (*segment, error) {
 	return s, nil
 }
 
-// replaceLast puts s, a copy of the last segment, into its place. A reader that has that
-// keeps it. After an error only another open can tell which one is there. l.mu is held,
-// and nothing is written or synced meanwhile.
-func (l *Log) replaceLast(s *segment) error {
-	path := l.path(segmentName(s.before.Offset))
-	err := l.fs.Rename(s.path, path)
-	if err == nil {
-		s.path = path
-		err = l.fs.SyncDir(l.dir)
-	}
-	// Only then the index: the other segment, if that is back after a crash, may be
-	// sealed, and this one is no sealed segment's.
-	if err == nil {
-		err = l.fs.Rename(s.ix.path, s.indexPath())
-	}
-	if err != nil {
+// replace puts s, a copy of old, into old's place. A reader that has old keeps it. After an
+// error only another open can tell which one is there. l.mu is held, and nothing is written
+// or synced meanwhile.
+func (l *Log) replace(old, s *segment) error {
+	if err := l.takeNames(s); err != nil {
 		return errors.Join(err, s.release())
 	}
-	s.ix.path = s.indexPath()
 	segments := slices.Clone(*l.segments.Load())
-	old := segments[len(segments)-1]
-	segments[len(segments)-1] = s
+	segments[slices.Index(segments, old)] = s
 	l.publish(segments)
 	return old.release()
+}
+
+// takeNames gives s, a copy, the names of the segment that it is to replace: to its file,
+// durably, unless that is the segment's own, and to its index.
+func (l *Log) takeNames(s *segment) error {
+	if path := l.path(segmentName(s.before.Offset)); s.path != path {
+		if err := l.fs.Rename(s.path, path); err != nil {
+			return err
+		}
+		s.path = path
+		if err := l.fs.SyncDir(l.dir); err != nil {
+			return err
+		}
+	}
+	// Only then the index: the other segment, if that is back after a crash, may be
+	// sealed, and this one may be no sealed segment's.
+	if err := l.fs.Rename(s.ix.path, s.indexPath()); err != nil {
+		return err
+	}
+	s.ix.path = s.indexPath()
+	return nil
 }
 
 // copyTo writes the segment's bytes in [from, to) to the same place of f, which may be its
@@ -228,20 +251,34 @@ func (s *segment) copyAt(b []byte, pos int64) (err error) {
 	return nil
 }
 
-// reindex makes the index points of s, whose entries stop at end.
-func (l *Log) reindex(s *segment, end int64) (err error) {
+// reindex makes the index points of s, whose entries stop at position end, place p, and sets
+// these. It passes over damage as long as damaged returns nil for it.
+func (l *Log) reindex(s *segment, end int64, p Place, damaged func(*DamageItem) error) (err error) {
 	defer catchFault(s.path, &err, debug.SetPanicOnFault(true))
-	for pos := int64(segmentHeaderSize); pos < end; {
-		h, body, err := parseEntry(s.b[pos:end], s.seed)
-		if err != nil {
-			return s.corrupt(pos, s.last.Index+1, s.last.Offset, err)
+	w := s.walk(end, func(item Item) error {
+		switch item := item.(type) {
+		case *EntryItem:
+			e := &item.Entry
+			h := entryHeader{index: e.Index, offset: e.Offset, span: e.Span, kind: e.Kind}
+			s.addPoints(item.Position, &h, e.Body, int64(l.opts.IndexInterval))
+		case *DamageItem:
+			return damaged(item)
 		}
-		s.addPoints(pos, &h, body, int64(l.opts.IndexInterval))
-		s.last = h.after()
-		pos += entrySize(h.bodyLen)
-		s.end.Store(pos)
+		return nil
+	})
+	w.path = l.path(segmentName(s.before.Offset)) // s may have no name yet
+	if _, _, err := w.run(segmentHeaderSize); err != nil {
+		return err
 	}
+	s.last = p
+	s.end.Store(end)
 	return nil
+}
+
+// walk returns a walk through the mapped entries of s, which stop at end.
+func (s *segment) walk(end int64, visit func(Item) error) *segmentWalk {
+	return &segmentWalk{src: &mappedSource{path: s.path, b: s.b[:end]}, path: s.path, seed: s.seed, limit: end,
+		at: s.before, known: true, visit: visit}
 }
 
 // positionAfter returns where the entry with that index stops: at the first entry, if that

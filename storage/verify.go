@@ -133,8 +133,10 @@ func (v *logVerify) segment(s *segment) error {
 		return err
 	}
 	if !s.acquire() {
-		v.known = false
-		return nil // it was removed
+		if s = v.log.copyOf(s); s == nil {
+			v.known = false
+			return nil // it was removed
+		}
 	}
 	err := v.walk(s)
 	if errors.Is(err, ErrFault) {
@@ -159,8 +161,7 @@ func (v *logVerify) walk(s *segment) (err error) {
 	v.log.mu.Unlock()
 	v.known = false
 	end := s.end.Load()
-	w := segmentWalk{src: &mappedSource{path: s.path, b: s.b[:end]}, path: s.path, seed: s.seed, limit: end,
-		at: s.before, known: true, visit: v.visit}
+	w := s.walk(end, v.visit)
 	if f := v.log.openAgain(s); f != nil {
 		v.file.forget()
 		v.file.file = f
