@@ -51,7 +51,8 @@ const (
 	maxBegun  = 64
 )
 
-// Node runs a [core.Core]: one goroutine around it, and one that makes its writes durable.
+// Node runs a [core.Core]: one goroutine around it, one that makes its writes durable, and one
+// that does its repairs.
 // Its methods may be called concurrently.
 type Node struct {
 	opts   Options
@@ -59,8 +60,10 @@ type Node struct {
 	inputs chan func(*core.Core)
 	writes chan *core.Write
 	done   chan finished // writes
-	stop   chan struct{} // closed by Stop, for the goroutine to end when all is done
-	ended  chan struct{} // closed when both goroutines have
+	repair chan *core.Repair
+	mended chan *core.Repair // those that are done
+	stop   chan struct{}     // closed by Stop, for the goroutine to end when all is done
+	ended  chan struct{}     // closed when all goroutines have
 	once   sync.Once
 	tasks  sync.WaitGroup
 
@@ -103,10 +106,12 @@ func Start(o Options) (*Node, error) {
 	n := &Node{
 		opts: o, log: o.Core.Log, inputs: make(chan func(*core.Core), maxInputs),
 		writes: make(chan *core.Write, maxWrites), done: make(chan finished, maxWrites+maxBegun+1),
+		repair: make(chan *core.Repair, 1), mended: make(chan *core.Repair, 1),
 		stop: make(chan struct{}), ended: make(chan struct{}),
 	}
 	n.tasks.Go(func() { n.run(c) })
 	n.tasks.Go(n.store)
+	n.tasks.Go(n.doRepairs)
 	go func() {
 		n.tasks.Wait()
 		close(n.ended)
@@ -135,6 +140,7 @@ func (n *Node) Stop() {
 // run is the goroutine around the core.
 func (n *Node) run(c *core.Core) {
 	defer close(n.writes)
+	defer close(n.repair)
 	ticks := time.NewTicker(n.opts.Tick)
 	defer ticks.Stop()
 	stop := n.stop
@@ -156,6 +162,8 @@ func (n *Node) run(c *core.Core) {
 			n.takeMore(c)
 		case f := <-n.done:
 			n.written(c, f)
+		case r := <-n.mended:
+			n.repaired(c, r)
 		case <-ticks.C:
 			c.Tick()
 		case <-stop:
@@ -202,8 +210,39 @@ func (n *Node) carryOut(c *core.Core) {
 			}
 		}
 	}
+	for _, r := range out.Repairs {
+		n.repair <- r // there is one at a time
+	}
 	answer(&out)
 	n.report(c.Standing())
+}
+
+// doRepairs is the goroutine that does repairs.
+func (n *Node) doRepairs() {
+	for r := range n.repair {
+		r.Do(n.log)
+		n.mended <- r // there is room for the only one
+	}
+}
+
+// repaired tells the core of a repair that is done.
+func (n *Node) repaired(c *core.Core, r *core.Repair) {
+	c.Repaired(r)
+	switch err := r.Err(); {
+	case err != nil:
+		n.opts.Logger.Warn("damage could not be mended", "damage", r.Damage(), "err", err)
+	case r.Mends() > 0:
+		n.opts.Logger.Info("damage was mended with what another node has", "damage", r.Damage(), "entries", r.Mends())
+	}
+}
+
+// Damaged says that damage was found in the node's log, as [core.Core.Damaged] says. It does not
+// wait: where there is no room, the damage will be found again.
+func (n *Node) Damaged(e *storage.CorruptionError) {
+	select {
+	case n.inputs <- func(c *core.Core) { c.Damaged(e) }:
+	default:
+	}
 }
 
 // answer gives answers to who waits for them.

@@ -64,6 +64,7 @@ type Append struct {
 	header batch.Header
 	term   uint64 // in which it was proposed
 	since  uint64 // tick
+	until  uint64 // tick: see orphan
 }
 
 // Append takes a request to append. Its outcome is in an [Output] later, or in the next.
@@ -296,6 +297,54 @@ func (c *Core) acknowledge() {
 	c.flights = slices.Delete(c.flights, 0, n)
 }
 
+// orphan keeps the flights of a leadership that was lost for an election timeout: when there is
+// another leader by then, as after a transfer, what has become of their entries shows here, too.
+func (c *Core) orphan() {
+	for _, a := range c.flights {
+		a.until = c.ticks + uint64(c.cfg.ElectionTicks)
+	}
+	orphans := append(c.orphans, c.flights...)
+	c.orphans, c.flights = nil, nil
+	c.answerAll(ErrQuorumFailed)
+	c.orphans = orphans
+}
+
+// settleOrphans answers the orphans whose place in the log has a committed entry: if it is
+// theirs, they are committed, too, and durable on a majority; if it is another, theirs never
+// will be.
+func (c *Core) settleOrphans() {
+	c.orphans = slices.DeleteFunc(c.orphans, func(a *Append) bool {
+		if a.Index > c.visible {
+			return false
+		}
+		p, err := c.log.PlaceAfter(a.Index)
+		copies := c.leastMajority()
+		switch {
+		case err == nil && p.Term != a.Term:
+			a.Leader = c.leader.Node()
+			c.answer(a, fmt.Errorf("%w any more: another leader's entry has the place of this one", ErrNotLeader))
+		case err == nil && copies >= c.cfg.Quorum:
+			a.Copies = copies
+			c.answer(a, nil)
+		default:
+			c.answer(a, ErrQuorumFailed)
+		}
+		return true
+	})
+}
+
+// leastMajority returns on how many voters an entry of the memberships that are still known is
+// durable at least, when it is committed.
+func (c *Core) leastMajority() int {
+	voters := len(c.conf().GetVoters())
+	for _, conf := range c.raft.confs {
+		if n := len(conf.conf.GetVoters()); n > 0 {
+			voters = min(voters, n)
+		}
+	}
+	return voters/2 + 1
+}
+
 // matches returns up to which entry each voter's log is durable and equal to the leader's,
 // the largest first.
 func (c *Core) matches() (matches []uint64) {
@@ -318,10 +367,10 @@ func (c *Core) answer(a *Append, err error) {
 
 // answerAll answers all appends and barriers that wait.
 func (c *Core) answerAll(err error) {
-	for _, a := range slices.Concat(c.flights, c.proposals) {
+	for _, a := range slices.Concat(c.orphans, c.flights, c.proposals) {
 		c.answer(a, err)
 	}
-	c.flights, c.proposals = nil, nil
+	c.orphans, c.flights, c.proposals = nil, nil, nil
 	c.answerParked()
 	for _, b := range c.barriers {
 		b.Err = err
@@ -355,6 +404,13 @@ func (c *Core) unpark() {
 
 // expire answers the appends whose time is up.
 func (c *Core) expire() {
+	c.orphans = slices.DeleteFunc(c.orphans, func(a *Append) bool {
+		late := c.ticks >= a.until
+		if late {
+			c.answer(a, ErrQuorumFailed)
+		}
+		return late
+	})
 	c.flights = slices.DeleteFunc(c.flights, func(a *Append) bool {
 		late := c.ticks-a.since >= uint64(c.cfg.TimeoutTicks)
 		if late {

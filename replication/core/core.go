@@ -56,6 +56,7 @@ type Core struct {
 
 	proposals []*Append // proposed, in order, and not seen in a Ready
 	flights   []*Append // with an Index, in order of it
+	orphans   []*Append // flights whose leadership was lost, as long as their outcome may show
 	parked    []*Append // that wait for a new leader's followers to show
 	bytes     int       // of all of them
 	inWrites  int       // bytes of entries that are not durable yet
@@ -70,7 +71,14 @@ type Core struct {
 	promised map[NodeID]bool     // what the founder has heard
 	allowed  map[NodeID]bool     // nodes that may join although no membership had them
 	closing  bool
-	out      Output
+
+	damage []*storage.CorruptionError // that waits to be mended
+	mend   *mend                      // what is being mended; nil: nothing is
+	mended uint64                     // entries
+	// hopeless is damage that could not be mended lately.
+	hopeless []hopeless
+
+	out Output
 }
 
 // placed is an entry that raft has, with its place behind.
@@ -88,6 +96,8 @@ type Output struct {
 	Messages []*Message
 	// Writes are to be done, in order, after those handed out before.
 	Writes []*Write
+	// Repairs are to be done beside the writes, one at a time.
+	Repairs []*Repair
 	// Appends and Barriers have their answer.
 	Appends  []*Append
 	Barriers []*Barrier
@@ -203,7 +213,9 @@ func (c *Core) fail(err error) {
 func (c *Core) guard() {
 	switch e := recover(); {
 	case e == nil:
-	case c.raft != nil && c.raft.damaged != nil:
+	case c.raft != nil && c.raft.failed != nil:
+		c.fail(c.raft.failed)
+	case c.raft != nil && c.raft.damaged != nil: // where raft cannot do without
 		c.fail(c.raft.damaged)
 	default:
 		c.fail(fmt.Errorf("raft: %v\n%s", e, debug.Stack()))
@@ -239,11 +251,13 @@ func (c *Core) pump() {
 			}
 		}
 	}
-	if c.err == nil && c.raft != nil && c.raft.damaged != nil {
-		c.fail(c.raft.damaged)
+	if c.err == nil && c.raft != nil && c.raft.failed != nil {
+		c.fail(c.raft.failed)
 	}
+	c.noteDamage()
 	if c.err == nil && c.rn != nil {
 		c.acknowledge()
+		c.settleOrphans()
 		c.answerBarriers()
 	}
 }
@@ -257,7 +271,7 @@ func (c *Core) follow() {
 		return
 	}
 	if c.role == raft.StateLeader {
-		c.answerAll(ErrQuorumFailed)
+		c.orphan()
 	}
 	c.role, c.term = role, term
 	if role == raft.StateLeader {

@@ -56,6 +56,10 @@ func (c *Core) Step(m *Message) error {
 			p := c.peer(m.Peer)
 			p.heard, p.first, p.commit, p.end = c.ticks+1, m.First, m.Commit, m.End
 		}
+	case KindFetch:
+		c.answerFetch(m)
+	case KindEntries:
+		return c.takeEntries(m)
 	default:
 		c.hear(m)
 	}
@@ -117,6 +121,7 @@ func (c *Core) Tick() {
 	}
 	c.ticks++
 	c.expireBarriers()
+	c.tickMend()
 	if c.lost {
 		c.askToJoin()
 	}

@@ -20,8 +20,10 @@ type raftLog struct {
 	confs []confAt      // the newest is that at applied
 	// applied is up to where entries have been applied.
 	applied uint64
-	// damaged is the first error of the log that raft has been told of as something else.
-	damaged error
+	// failed is the first error of the log that raft must not go on after, and damaged the
+	// first damage that it was told of as something else since it was noted.
+	failed  error
+	damaged *storage.CorruptionError
 }
 
 // InitialState implements raft.Storage.
@@ -45,7 +47,7 @@ func (r *raftLog) Entries(lo, hi, maxSize uint64) ([]*pb.Entry, error) {
 		}
 		// The log may have verified it long ago, and does not again.
 		if err := verify(entries[i]); err != nil {
-			return nil, r.readError(lo, fmt.Errorf("%w: %w", storage.ErrCorrupt, err))
+			return nil, r.readError(lo, &storage.CorruptionError{Index: stored[i].Index, Offset: stored[i].Offset, Reason: err.Error()})
 		}
 	}
 	return entries, nil
@@ -63,18 +65,27 @@ func (r *raftLog) Term(i uint64) (uint64, error) {
 	return p.Term, nil
 }
 
-// readError says in raft's words what the log does not have. raft panics at any other
-// error: the log's damage is noted instead, and raft is not called again.
+// readError says in raft's words what the log does not have. What was applied and is damaged is as
+// good as compacted, until it is mended: a follower that needs it is told where the log begins,
+// and is asked again later. Of what was not applied nobody else need have a copy, and the node can
+// neither commit it nor send it on. raft panics where it cannot do without, and at any other
+// error: it is noted, and raft is not called again.
 func (r *raftLog) readError(i uint64, err error) error {
 	var missing *storage.IndexError
-	if errors.As(err, &missing) {
-		if i < missing.First {
-			return raft.ErrCompacted
-		}
+	var damaged *storage.CorruptionError
+	switch {
+	case errors.As(err, &missing) && i < missing.First:
+		return raft.ErrCompacted
+	case errors.As(err, &missing):
 		return raft.ErrUnavailable
+	case errors.As(err, &damaged) && i <= r.applied:
+		if r.damaged == nil {
+			r.damaged = damaged
+		}
+		return raft.ErrCompacted
 	}
-	if r.damaged == nil {
-		r.damaged = fmt.Errorf("read entry %d: %w", i, err)
+	if r.failed == nil {
+		r.failed = fmt.Errorf("read entry %d: %w", i, err)
 	}
 	return err
 }

@@ -41,6 +41,10 @@ type Status struct {
 	Changing bool
 	// Missing are the nodes that a cluster's first start waits for.
 	Missing []NodeID
+	// Damage is how many places of the log are known to be damaged and not mended yet, and
+	// Mended how many entries have been since the core was made.
+	Damage int
+	Mended uint64
 	// Replicas are the other members, as the leader sees them; nil if this node does not lead.
 	Replicas []Replica
 }
@@ -108,6 +112,10 @@ func (c *Core) Status() Status {
 	s := Status{
 		Self: standing.Self, Role: standing.Role, Cluster: c.st.cluster, Term: standing.Term, Leader: standing.Leader,
 		Last: c.last.Index, Committed: c.visible, End: c.last.Offset,
+		Damage: len(c.damage), Mended: c.mended,
+	}
+	if c.mend != nil {
+		s.Damage++
 	}
 	if c.rn == nil {
 		if c.st.phase < phaseActive {

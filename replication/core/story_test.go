@@ -211,7 +211,11 @@ func (n *actor) settle() (busy bool) {
 			n.crash()
 			return true
 		}
-		worked := len(out.Messages)+len(out.Appends) > 0
+		for _, r := range out.Repairs {
+			r.Do(n.log)
+			n.core.Repaired(r)
+		}
+		worked := len(out.Messages)+len(out.Appends)+len(out.Repairs) > 0
 		for n.begun < len(n.writes) && (n.begun == 0 || !n.writes[n.begun].Exclusive()) {
 			require.NoError(n.t, n.writes[n.begun].Begin(n.log))
 			n.begun++

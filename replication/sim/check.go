@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/zue-log/zue/replication/core"
+	"github.com/zue-log/zue/replication/history"
 	"github.com/zue-log/zue/storage"
 )
 
@@ -19,10 +20,10 @@ type checker struct {
 	lastCommitted uint64
 	leaders       map[uint64]core.PeerID // by term
 	// acked is the last entry of which an append was acknowledged.
-	acked  storage.Place
-	probed bool
-	unread map[uint64]bool // offsets that only a damaged node has shown
-	history
+	acked      storage.Place
+	probed     bool
+	unread     map[uint64]bool // offsets that only a damaged node has shown
+	operations []*history.Operation
 }
 
 func newChecker() checker {
@@ -233,11 +234,16 @@ func (n *node) heal() bool {
 	if n.life == n.flipped {
 		return false // it may be in memory only, as of an index
 	}
-	report, err := n.log.Verify(context.Background(), nil)
-	if err == nil && len(report.Damage) == 0 && n.log.LastPlace().Index >= n.acked.Index {
+	if n.whole() && n.log.LastPlace().Index >= n.acked.Index {
 		n.damaged = false
 	}
 	return !n.damaged
+}
+
+// whole says whether none of a node's entries is damaged.
+func (n *node) whole() bool {
+	report, err := n.log.Verify(context.Background(), nil)
+	return err == nil && len(report.Damage) == 0
 }
 
 // checkNode checks what a node shows after something has happened to it.

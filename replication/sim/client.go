@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/zue-log/zue/replication/core"
+	"github.com/zue-log/zue/replication/history"
 	"github.com/zue-log/zue/replication/producer"
 	"github.com/zue-log/zue/storage"
 	"github.com/zue-log/zue/storage/batch"
@@ -126,7 +127,7 @@ func (c *client) make(r *request) {
 // append appends a new batch, once.
 func (c *client) append(r *request) {
 	c.make(r)
-	r.op = c.call(opAppend, r.values)
+	r.op = c.call(history.Append, r.values)
 	c.tryAppend(r, func(err error) { c.returned(r, 0, err) }, c.done)
 }
 
@@ -212,7 +213,7 @@ func (c *client) idempotent() {
 	if err := batch.SetProducer(r.body, c.producer, 0, c.sequence); err != nil {
 		c.violated("%v", err)
 	}
-	r.op = c.call(opAppend, r.values)
+	r.op = c.call(history.Append, r.values)
 	c.retry(r)
 }
 
@@ -230,7 +231,7 @@ func (c *client) retry(r *request) {
 func (c *client) read() {
 	offset := uint64(c.rng.IntN(len(c.values) + 3))
 	c.target = c.rng.IntN(len(c.nodes))
-	op := c.call(opRead, nil)
+	op := c.call(history.Read, nil)
 	c.ask(func(n *node, answer func(func())) {
 		rec, lease, err := n.log.Read(offset)
 		value := ""
@@ -246,7 +247,7 @@ func (c *client) read() {
 				if c.values[offset] != value && !n.damaged {
 					c.violated("client %d reads %q at %d, where %q is", c.id, value, offset, c.values[offset])
 				}
-				c.operations[op].finish(c.now, offset, 1)
+				c.answered(op, offset)
 			}
 			c.done()
 		})
@@ -255,13 +256,13 @@ func (c *client) read() {
 
 // barrier asks for an end offset that is not stale.
 func (c *client) barrier() {
-	op := c.call(opBarrier, nil)
+	op := c.call(history.Barrier, nil)
 	c.ask(func(n *node, answer func(func())) {
 		n.core.Barrier(&core.Barrier{Tag: func(b *core.Barrier) {
 			answer(func() {
 				if b.Err == nil {
 					c.stats.Barriers++
-					c.operations[op].finish(c.now, b.End, 0)
+					c.answered(op, b.End)
 				}
 				c.done()
 			})
@@ -276,7 +277,7 @@ func (w *world) probe() {
 	try = func() {
 		r := &request{}
 		c.make(r)
-		r.op = c.call(opAppend, r.values)
+		r.op = c.call(history.Append, r.values)
 		c.tryAppend(r, func(err error) { c.returned(r, 0, err) }, func() { c.after(100*time.Millisecond, try) })
 	}
 	c.probing = func() { w.probed = true }

@@ -14,7 +14,7 @@ type Stats struct {
 	Messages, Lost, Doubled, Held                       int
 	Crashes, Kills, Stops, Halts, DiskErrors, FullDisks int
 	Stalls, Wipes, Flips, Cuts, Transfers, Blackouts    int
-	FailedBoots, Repairs, Unchecked                     int
+	FailedBoots, Repairs, Mended, Unchecked             int
 	Elections, Removals, Truncations, Resets            int
 	Appends, Acknowledged, Maybe, Refused               int
 	Duplicates, Reads, Barriers, Records                int

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"math/rand/v2"
 	"strings"
@@ -153,6 +154,9 @@ func (n *node) boot() {
 		}
 	}
 	n.later(n.period(), n.tick)
+	if n.plan.flips > 0 {
+		n.later(n.between(0, time.Second), n.scrub)
+	}
 	n.drain()
 }
 
@@ -195,6 +199,9 @@ func (n *node) drain() {
 		n.send(m)
 	}
 	n.writes = append(n.writes, out.Writes...)
+	for _, r := range out.Repairs {
+		n.later(n.between(0, n.plan.slow), func() { n.repair(r) })
+	}
 	n.checkNode()
 	for _, a := range out.Appends {
 		n.checkAppend(a)
@@ -212,6 +219,31 @@ func (n *node) drain() {
 		return
 	}
 	n.begin()
+}
+
+// repair does a repair, and tells the core.
+func (n *node) repair(r *core.Repair) {
+	r.Do(n.log)
+	n.note("%d: repair of %v: %d entries, %v", n.id, r.Damage(), r.Mends(), r.Err())
+	if r.Mends() > 0 && r.Err() == nil {
+		n.stats.Mended += r.Mends()
+	}
+	n.core.Repaired(r)
+	n.drain()
+}
+
+// scrub looks for damage, and has the core mend it.
+func (n *node) scrub() {
+	if n.damaged {
+		report, err := n.log.Verify(context.Background(), nil)
+		if err == nil {
+			for _, d := range report.Damage {
+				n.core.Damaged(d)
+			}
+			n.drain()
+		}
+	}
+	n.later(time.Second, n.scrub)
 }
 
 // failed ends a process whose core or log has failed.

@@ -244,6 +244,9 @@ func (w *world) agree() bool {
 		if s.Role != core.RoleLeader && s.Role != core.RoleFollower || s.Committed != p.Index || len(n.writes) > 0 {
 			return false
 		}
+		if n.damaged && !n.whole() {
+			return false // others have what was there
+		}
 		if s.Role == core.RoleLeader {
 			leaders++
 		}

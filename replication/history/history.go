@@ -1,0 +1,101 @@
+// Package history checks what clients of a log have seen, in a simulation or of real servers:
+// whether there is an order of all that they did in which each finds the log as it says.
+package history
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+)
+
+// Kind is what an [Operation] is.
+type Kind int
+
+// Kinds of operations.
+const (
+	// Append appends values, the first at Offset, one behind the other.
+	Append Kind = iota
+	// Read finds a record at Offset. Which one is to be checked elsewhere.
+	Read
+	// Barrier finds that the log ends at Offset, or did when it was called.
+	Barrier
+)
+
+// Operation is one of a client's, who waits for each before the next.
+type Operation struct {
+	Client int
+	Kind   Kind
+	// Values are what is appended: each is unlike all others, in any operation.
+	Values []string
+	// Called and Returned are times since some moment. Returned is 0 if no answer came, or one
+	// that says that the append may be in the log.
+	Called, Returned time.Duration
+	// Offset is what was answered; of an append Check finds it out.
+	Offset uint64
+	// Refused says that an append surely was not carried out, by what was answered.
+	Refused bool
+}
+
+// ErrUndecided is returned by [Check] if there was not enough time.
+var ErrUndecided = errors.New("it was not decided in time whether the history is linearizable")
+
+// model is a log as clients see it, of which only the length can differ: what is at an offset
+// is known. An append makes it longer, from the offset it was given on; a read finds it longer
+// than the offset; a barrier finds its end. So it is linearizable if there is an order of all
+// operations, in which none comes before one that had returned when it was called, and each
+// finds the log as it says.
+var model = porcupine.Model{
+	Init: func() any { return uint64(0) },
+	Step: func(state, input, output any) (bool, any) {
+		length, o := state.(uint64), input.(*Operation)
+		switch o.Kind {
+		case Append:
+			return length == o.Offset, length + uint64(len(o.Values))
+		case Read:
+			return length > o.Offset, length
+		}
+		return length == o.Offset, length
+	},
+}
+
+// Check checks operations against where values are in the log in the end, by offset, with
+// [porcupine] and for at most so long. The error says what cannot be; it is ErrUndecided if
+// time was up. It sets the Offset of appends.
+//
+// [porcupine]: https://github.com/anishathalye/porcupine
+func Check(operations []*Operation, where map[string]uint64, timeout time.Duration) error {
+	var ops []porcupine.Operation
+	for _, o := range operations {
+		end := int64(o.Returned)
+		if o.Kind == Append {
+			at, ok := where[o.Values[0]]
+			switch {
+			case o.Refused && ok:
+				return fmt.Errorf("%q is at %d, and was refused", o.Values[0], at)
+			case !ok && o.Returned > 0 && !o.Refused:
+				return fmt.Errorf("%q was acknowledged, and is not in the log", o.Values[0])
+			case !ok:
+				continue // it never took effect
+			case o.Returned > 0 && o.Offset != at:
+				return fmt.Errorf("%q was acknowledged at %d, and is at %d", o.Values[0], o.Offset, at)
+			}
+			o.Offset = at
+			if o.Returned == 0 {
+				end = math.MaxInt64 // it took effect some time
+			}
+		} else if o.Returned == 0 {
+			continue // it has seen nothing
+		}
+		ops = append(ops, porcupine.Operation{ClientId: o.Client, Input: o, Call: int64(o.Called), Return: end})
+	}
+	switch porcupine.CheckOperationsTimeout(model, ops, timeout) {
+	case porcupine.Illegal:
+		return errors.New("what the clients have seen is not linearizable")
+	case porcupine.Unknown:
+		return ErrUndecided
+	}
+	return nil
+}
