@@ -52,6 +52,9 @@ const (
 	// CodeInsufficientISR is for an append refused because too few replicas are
 	// in sync.
 	CodeInsufficientISR Code = 0x14
+	// CodeChangeRefused is for a change of a cluster's leader or membership that cannot be
+	// made as things are.
+	CodeChangeRefused Code = 0x15
 )
 
 // String returns the name of the code, such as "invalid_offset", or its number,
@@ -92,6 +95,8 @@ func (c Code) String() string {
 		return "offset_mismatch"
 	case CodeInsufficientISR:
 		return "insufficient_isr"
+	case CodeChangeRefused:
+		return "change_refused"
 	}
 	return fmt.Sprintf("code 0x%02x", uint8(c))
 }
@@ -102,7 +107,8 @@ func (c Code) String() string {
 func (c Code) MaybeApplied() bool {
 	switch c {
 	case CodeInvalidOffset, CodeRecordNotFound, CodeSerialization, CodeInvalidMessage,
-		CodeLogFull, CodeUnknownLog, CodeOverloaded, CodeProducerFenced, CodeSequenceGap, CodeNotLeader, CodeOffsetMismatch, CodeInsufficientISR:
+		CodeLogFull, CodeUnknownLog, CodeOverloaded, CodeProducerFenced, CodeSequenceGap, CodeNotLeader, CodeOffsetMismatch,
+		CodeInsufficientISR, CodeChangeRefused:
 		return false
 	}
 	// unknown, io_error (a failed sync leaves the record where a restart may find

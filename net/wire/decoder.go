@@ -70,6 +70,16 @@ func NewDecoder(r io.Reader, maxFrame int) *Decoder {
 	return &Decoder{r: r, maxFrame: maxFrame, buf: make([]byte, startBuffer)}
 }
 
+// SetMaxFrame has the Decoder accept frames whose length field is at most maxFrame, from the
+// next frame on; 0 or less means [MaxFrame]. It is for a server that has learned who its
+// client is.
+func (d *Decoder) SetMaxFrame(maxFrame int) {
+	if maxFrame <= 0 {
+		maxFrame = MaxFrame
+	}
+	d.maxFrame = maxFrame
+}
+
 // Next returns the next frame if all of it has been read already; it never reads.
 // The payload is valid until the next call of [Decoder.Fill], and must not be
 // touched after it: the memory may then be another connection's. ok is false when

@@ -11,7 +11,7 @@ const (
 	HeaderSize = 4
 
 	// MaxFrame is the greatest value of the length field, type and payload together,
-	// for all but two messages of this package: see [MaxLargeFrame]. A whole frame on
+	// for all but three messages of this package: see [MaxLargeFrame], [MaxPeerFrame]. A whole frame on
 	// the wire is HeaderSize bytes longer.
 	MaxFrame = 10 << 20
 
@@ -45,6 +45,22 @@ const (
 	TypeReadRequest Type = 0x03
 	// TypeReadResponse marks a [ReadResponse].
 	TypeReadResponse Type = 0x04
+	// TypeReplicate marks entries of a log, or a snapshot, from one node to another.
+	TypeReplicate Type = 0x10
+	// TypeReplicateResponse marks what a node says to those.
+	TypeReplicateResponse Type = 0x11
+	// TypeHeartbeat marks any other message from one node to another: they are small.
+	TypeHeartbeat Type = 0x20
+	// TypeHeartbeatResponse marks a node's answer to a leader's heartbeat.
+	TypeHeartbeatResponse Type = 0x21
+	// TypePeerHello marks a [PeerHello].
+	TypePeerHello Type = 0x22
+	// TypePeerChallenge marks a [PeerChallenge].
+	TypePeerChallenge Type = 0x23
+	// TypePeerProof marks a [PeerProof].
+	TypePeerProof Type = 0x24
+	// TypePeerWelcome marks a [PeerWelcome].
+	TypePeerWelcome Type = 0x25
 	// TypeHelloRequest marks a [HelloRequest].
 	TypeHelloRequest Type = 0x30
 	// TypeHelloResponse marks a [HelloResponse].
@@ -73,6 +89,22 @@ const (
 	TypeProducerRequest Type = 0x3C
 	// TypeProducerResponse marks a [ProducerResponse].
 	TypeProducerResponse Type = 0x3D
+	// TypeTransferRequest marks a [TransferRequest].
+	TypeTransferRequest Type = 0x3E
+	// TypeTransferResponse marks a [TransferResponse].
+	TypeTransferResponse Type = 0x3F
+	// TypeChainRequest marks a [ChainRequest].
+	TypeChainRequest Type = 0x40
+	// TypeChainResponse marks a [ChainResponse].
+	TypeChainResponse Type = 0x41
+	// TypeRemoveRequest marks a [RemoveRequest].
+	TypeRemoveRequest Type = 0x42
+	// TypeRemoveResponse marks a [RemoveResponse].
+	TypeRemoveResponse Type = 0x43
+	// TypeAllowRequest marks an [AllowRequest].
+	TypeAllowRequest Type = 0x44
+	// TypeAllowResponse marks an [AllowResponse].
+	TypeAllowResponse Type = 0x45
 	// TypeError marks an [Error].
 	TypeError Type = 0xFF
 )
@@ -82,6 +114,14 @@ var typeNames = map[Type]string{
 	TypeAppendResponse:        "append_response",
 	TypeReadRequest:           "read_request",
 	TypeReadResponse:          "read_response",
+	TypeReplicate:             "replicate",
+	TypeReplicateResponse:     "replicate_response",
+	TypeHeartbeat:             "heartbeat",
+	TypeHeartbeatResponse:     "heartbeat_response",
+	TypePeerHello:             "peer_hello",
+	TypePeerChallenge:         "peer_challenge",
+	TypePeerProof:             "peer_proof",
+	TypePeerWelcome:           "peer_welcome",
 	TypeHelloRequest:          "hello_request",
 	TypeHelloResponse:         "hello_response",
 	TypeBatchAppendRequest:    "batch_append_request",
@@ -96,19 +136,30 @@ var typeNames = map[Type]string{
 	TypeBarrierResponse:       "barrier_response",
 	TypeProducerRequest:       "producer_request",
 	TypeProducerResponse:      "producer_response",
+	TypeTransferRequest:       "transfer_request",
+	TypeTransferResponse:      "transfer_response",
+	TypeChainRequest:          "chain_request",
+	TypeChainResponse:         "chain_response",
+	TypeRemoveRequest:         "remove_request",
+	TypeRemoveResponse:        "remove_response",
+	TypeAllowRequest:          "allow_request",
+	TypeAllowResponse:         "allow_response",
 	TypeError:                 "error",
 }
 
 // limit is the greatest length of a frame of the type, where maxFrame is that of all.
 func (t Type) limit(maxFrame int) int {
-	if t == TypeBatchAppendRequest || t == TypeFetchResponse {
-		return maxFrame
+	switch t {
+	case TypeReplicate:
+		return min(maxFrame, MaxPeerFrame)
+	case TypeBatchAppendRequest, TypeFetchResponse:
+		return min(maxFrame, MaxLargeFrame)
 	}
 	return min(maxFrame, MaxFrame)
 }
 
 // String returns the name of the type, such as "append_request", or its number,
-// such as "type 0x42", when it has none here.
+// such as "type 0x7e", when it has none here.
 func (t Type) String() string {
 	if name, ok := typeNames[t]; ok {
 		return name

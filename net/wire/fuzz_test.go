@@ -59,6 +59,7 @@ func FuzzMessages(f *testing.F) {
 		for _, m := range []any{
 			AppendRequest{Key: key, Value: value}, AppendResponse{Offset: offset},
 			ReadRequest{Offset: offset}, ReadResponse{Key: key, Value: value},
+			TransferRequest{Node: uint16(offset)}, ChainRequest{Offset: offset}, ChainResponse{Index: offset, Chain: ^offset},
 		} {
 			frame := encode(t, m)
 			got, err := parse(Frame{Type: Type(frame[HeaderSize]), Payload: frame[HeaderSize+1:]})

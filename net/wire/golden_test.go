@@ -43,6 +43,23 @@ var golden = map[string]any{
 	"producer_request":            ProducerRequest{},
 	"producer_response":           ProducerResponse{ID: 7},
 	"barrier_response":            BarrierResponse{End: 9},
+
+	"peer_hello":          peerHello,
+	"peer_hello_bulk":     PeerHello{Version: 1, From: 1, To: 0xFFFE, Lane: LaneBulk, Nonce: count(0, 32)},
+	"peer_challenge":      peerChallenge,
+	"peer_challenge_open": PeerChallenge{Version: 1, Node: 2, Nonce: count(0x10, 16), Proof: []byte{}},
+	"peer_proof":          peerProof,
+	"peer_proof_open":     PeerProof{Proof: []byte{}},
+	"peer_welcome":        PeerWelcome{},
+
+	"transfer_request":  TransferRequest{Node: 2},
+	"transfer_response": TransferResponse{Node: 2},
+	"chain_request":     ChainRequest{Offset: 5},
+	"chain_response":    ChainResponse{Index: 4, Term: 2, First: 3, Next: 7, Chain: 0x0123456789abcdef},
+	"remove_request":    RemoveRequest{Node: 3},
+	"remove_response":   RemoveResponse{},
+	"allow_request":     AllowRequest{Node: 4},
+	"allow_response":    AllowResponse{},
 }
 
 func TestGoldenFilesEncodeAndDecode(t *testing.T) {
@@ -113,6 +130,14 @@ func parse(f Frame) (any, error) {
 		return ParseReadRequest(f.Payload)
 	case TypeReadResponse:
 		return ParseReadResponse(f.Payload)
+	case TypePeerHello:
+		return ParsePeerHello(f.Payload)
+	case TypePeerChallenge:
+		return ParsePeerChallenge(f.Payload)
+	case TypePeerProof:
+		return ParsePeerProof(f.Payload)
+	case TypePeerWelcome:
+		return ParsePeerWelcome(f.Payload)
 	case TypeHelloRequest:
 		return ParseHelloRequest(f.Payload)
 	case TypeHelloResponse:
@@ -141,6 +166,22 @@ func parse(f Frame) (any, error) {
 		return ParseProducerRequest(f.Payload)
 	case TypeProducerResponse:
 		return ParseProducerResponse(f.Payload)
+	case TypeTransferRequest:
+		return ParseTransferRequest(f.Payload)
+	case TypeTransferResponse:
+		return ParseTransferResponse(f.Payload)
+	case TypeChainRequest:
+		return ParseChainRequest(f.Payload)
+	case TypeChainResponse:
+		return ParseChainResponse(f.Payload)
+	case TypeRemoveRequest:
+		return ParseRemoveRequest(f.Payload)
+	case TypeRemoveResponse:
+		return ParseRemoveResponse(f.Payload)
+	case TypeAllowRequest:
+		return ParseAllowRequest(f.Payload)
+	case TypeAllowResponse:
+		return ParseAllowResponse(f.Payload)
 	case TypeError:
 		return ParseError(f.Payload)
 	}

@@ -41,6 +41,16 @@ func TestParseRefusesMalformedPayloads(t *testing.T) {
 		{"null message", TypeError, "\x01" + i32(-1), "message of length -1"},
 		{"message beyond the payload", TypeError, "\x01" + i32(2) + "m", "message of length 2, but 1 bytes follow"},
 		{"trailing bytes", TypeError, "\x01" + i32(0) + "m", "1 bytes too many"},
+		{"half a recipient", TypePeerHello, "vers1122"[:7], "payload ends in the recipient"},
+		{"unknown lane", TypePeerHello, "vers1122\x02" + i32(16) + strings.Repeat("n", 16), "lane is 2, not 0 or 1"},
+		{"short nonce", TypePeerHello, "vers1122\x00" + i32(15) + strings.Repeat("n", 15), "nonce of length 15: at least 16"},
+		{"long nonce", TypePeerChallenge, "vers11" + i32(33) + strings.Repeat("n", 33), "nonce of length 33: at most 32"},
+		{"half a proof", TypePeerProof, i32(16) + strings.Repeat("p", 16), "proof of length 16: want 0 or 32"},
+		{"trailing bytes", TypePeerWelcome, "X", "1 bytes too many"},
+		{"half a node", TypeTransferRequest, "log1n", "payload ends in the node"},
+		{"trailing bytes", TypeRemoveRequest, "log1noX", "1 bytes too many"},
+		{"no chain", TypeChainResponse, strings.Repeat("8 bytes.", 4), "payload ends in the chain"},
+		{"trailing bytes", TypeAllowResponse, "X", "1 bytes too many"},
 	} {
 		t.Run(c.typ.String()+" "+c.name, func(t *testing.T) {
 			_, err := parse(Frame{Type: c.typ, Payload: []byte(c.payload)})
@@ -154,6 +164,7 @@ func TestCodes(t *testing.T) {
 		{CodeReplicationTimeout, 0x12, "replication_timeout", true},
 		{CodeOffsetMismatch, 0x13, "offset_mismatch", false},
 		{CodeInsufficientISR, 0x14, "insufficient_isr", false},
+		{CodeChangeRefused, 0x15, "change_refused", false},
 		{Code(0x42), 0x42, "code 0x42", true},
 	} {
 		require.EqualValues(t, c.num, c.code, c.name)
@@ -165,7 +176,7 @@ func TestCodes(t *testing.T) {
 func TestTypes(t *testing.T) {
 	for typ, name := range map[Type]string{
 		0x01: "append_request", 0x02: "append_response", 0x03: "read_request",
-		0x04: "read_response", 0xFF: "error", 0x42: "type 0x42",
+		0x04: "read_response", 0xFF: "error", 0x7E: "type 0x7e",
 	} {
 		require.Equal(t, name, typ.String())
 	}

@@ -1,0 +1,254 @@
+package transport
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/zue-log/zue/net/wire"
+)
+
+// gate has Receive wait for frames of a type.
+type gate struct {
+	typ  wire.Type
+	open chan struct{}
+}
+
+func (g *gate) wrap(receive func(uint16, wire.Frame) error) func(uint16, wire.Frame) error {
+	return func(from uint16, f wire.Frame) error {
+		if f.Type == g.typ {
+			<-g.open
+		}
+		return receive(from, f)
+	}
+}
+
+// A node that takes no entries still gets what is urgent; what there is no room for is dropped,
+// and it is said so, but not each time.
+func TestUrgentDoesNotWaitForBulk(t *testing.T) {
+	inBubble(t, func(t *testing.T, f *fabric) {
+		a, b := &node{}, &node{}
+		g := gate{wire.TypeReplicate, make(chan struct{})}
+		oa, ob := f.options(a, 1, 2), f.options(b, 2, 1)
+		oa.MaxQueueBytes = 64 << 10
+		ob.Receive = g.wrap(ob.Receive)
+		f.start(b, ob)
+		f.start(a, oa)
+		wait(3 * time.Second)
+		before := a.lost(2)
+		entry := frame(wire.TypeReplicate, string(make([]byte, 1<<10)))
+		sent := 0
+		for a.Send(2, Bulk, entry) {
+			synctest.Wait() // the first are written, up to what the reader's buffer takes
+			sent++
+		}
+		require.Greater(t, sent, 40)
+		synctest.Wait()
+		require.Equal(t, before+1, a.lost(2))
+		for range 1000 {
+			require.False(t, a.Send(2, Bulk, entry))
+		}
+		require.True(t, a.Send(2, Urgent, frame(wire.TypeHeartbeat, "heartbeat")))
+		synctest.Wait()
+		require.Equal(t, []got{{1, wire.TypeHeartbeat, "heartbeat"}}, b.received())
+		require.Equal(t, before+1, a.lost(2), "not at once")
+		wait(reportPause)
+		require.Equal(t, before+2, a.lost(2))
+		require.EqualValues(t, 1001, a.Links()[0].Bulk.Dropped)
+		close(g.open)
+		synctest.Wait()
+		require.Len(t, b.received(), 1+sent, "what was taken has arrived, since it went on in time")
+	})
+}
+
+// On the urgent lane the oldest give way.
+func TestUrgentDropsTheOldest(t *testing.T) {
+	inBubble(t, func(t *testing.T, f *fabric) {
+		a, b := &node{}, &node{}
+		g := gate{wire.TypeHeartbeat, make(chan struct{})}
+		oa, ob := f.options(a, 1, 2), f.options(b, 2, 1)
+		oa.MaxQueueBytes = 16 * 10 * (frameCost + 10)
+		ob.Receive = g.wrap(ob.Receive)
+		f.start(b, ob)
+		f.start(a, oa)
+		wait(3 * time.Second)
+		for i := range 1000 {
+			require.True(t, a.Send(2, Urgent, frame(wire.TypeHeartbeat, fmt.Sprintf("%5d", i))))
+			synctest.Wait()
+		}
+		require.EqualValues(t, 100, a.Links()[0].Urgent.QueuedBytes)
+		close(g.open)
+		synctest.Wait()
+		all := b.received()
+		require.Greater(t, len(all), 10)
+		for i, got := range all[len(all)-10:] {
+			require.Equal(t, fmt.Sprintf("%5d", 990+i), got.payload)
+		}
+		require.EqualValues(t, 1000, len(all)+int(a.Links()[0].Urgent.Dropped))
+		require.Positive(t, a.lost(2))
+	})
+}
+
+// A single frame is taken though it is beyond the limit.
+func TestQueueTakesOne(t *testing.T) {
+	inBubble(t, func(t *testing.T, f *fabric) {
+		a := &node{}
+		o := f.options(a, 1, 2)
+		o.MaxQueueBytes = 1
+		o.Dial = func(ctx context.Context, address string) (net.Conn, error) {
+			<-time.After(time.Second)
+			return nil, errNobody
+		}
+		f.start(a, o)
+		require.True(t, a.Send(2, Bulk, frame(wire.TypeReplicate, "one")))
+		require.False(t, a.Send(2, Bulk, frame(wire.TypeReplicate, "two")))
+		require.True(t, a.Send(2, Urgent, frame(wire.TypeHeartbeat, "one")))
+		require.True(t, a.Send(2, Urgent, frame(wire.TypeHeartbeat, "two")))
+		require.Equal(t, 8, a.Links()[0].Bulk.QueuedBytes)
+		wait(time.Second)
+		link := a.Links()[0]
+		require.EqualValues(t, 2, link.Bulk.Dropped, "all, when the dial has failed")
+		require.EqualValues(t, 2, link.Urgent.Dropped)
+		require.Zero(t, link.Bulk.QueuedBytes)
+		require.Equal(t, errNobody.Error(), link.Bulk.LastError)
+	})
+}
+
+// The waits between attempts double, up to the greatest.
+func TestBackoff(t *testing.T) {
+	inBubble(t, func(t *testing.T, f *fabric) {
+		a := &node{}
+		f.start(a, f.options(a, 1, 2))
+		wait(time.Second)
+		early := f.dialed("2")
+		// 20, 40, ... ms, each at least half of it: 1 s is over before the eighth; two lanes.
+		require.GreaterOrEqual(t, early, 2*5)
+		require.LessOrEqual(t, early, 2*7)
+		wait(time.Minute)
+		late := f.dialed("2") - early
+		require.GreaterOrEqual(t, late, 2*55)
+		require.LessOrEqual(t, late, 2*121)
+		require.LessOrEqual(t, a.lost(2), 2*130)
+	})
+}
+
+// Two that take turns in throwing one another out do so at a leisurely pace, and do not fill the
+// log.
+func TestTwinsDoNotSpin(t *testing.T) {
+	inBubble(t, func(t *testing.T, f *fabric) {
+		a, twin, b := &node{}, &node{}, &node{}
+		f.start(b, f.options(b, 2, 1))
+		f.start(a, f.options(a, 1, 2))
+		f.start(twin, f.options(twin, 1, 2), "its twin")
+		wait(time.Minute)
+		require.Less(t, f.dialed("2"), 2*2*130)
+		require.LessOrEqual(t, a.log.count("\n")+twin.log.count("\n"), 20)
+	})
+}
+
+// A peer that takes nothing is given up after 10 s; one that is slow is not.
+func TestStall(t *testing.T) {
+	for _, pause := range []time.Duration{9 * time.Second, 0} {
+		t.Run(pause.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				x, y := net.Pipe()
+				first := make(chan net.Conn, 1)
+				first <- x
+				a := &node{}
+				f := newFabric(t)
+				o := f.options(a, 1, 2)
+				o.Addresses[2] = "2"
+				ends := make(chan struct{})
+				o.Dial = func(context.Context, string) (net.Conn, error) {
+					select {
+					case conn := <-first:
+						return conn, nil
+					default:
+						return nil, errNobody
+					}
+				}
+				tr, err := New(o)
+				require.NoError(t, err)
+				a.Transport = tr
+				acceptor := &Transport{o: Options{Self: 2}, peers: map[uint16]*peer{1: {}}}
+				dec := wire.NewDecoder(y, 0)
+				hello, err := next(dec)
+				require.NoError(t, err)
+				_, err = acceptor.admit(y, dec, hello)
+				require.NoError(t, err)
+				_, err = y.Write(wire.PeerWelcome{}.AppendTo(nil))
+				require.NoError(t, err)
+				go func() {
+					defer close(ends)
+					b := make([]byte, 1)
+					for pause > 0 {
+						<-time.After(pause)
+						if _, err := y.Read(b); err != nil {
+							return
+						}
+					}
+				}()
+				synctest.Wait()
+				require.True(t, a.Links()[0].Urgent.Connected || a.Links()[0].Bulk.Connected)
+				lane := Urgent
+				if a.Links()[0].Bulk.Connected {
+					lane = Bulk
+				}
+				up := func() bool { l := a.Links()[0]; return l.Urgent.Connected || l.Bulk.Connected }
+				require.True(t, a.Send(2, lane, frame(wire.TypeHeartbeat, "takes its time")))
+				wait(9 * time.Second)
+				require.True(t, up())
+				wait(2 * time.Second)
+				require.Equal(t, pause > 0, up())
+				wait(30 * time.Second)
+				require.Equal(t, pause > 0, up())
+				a.Close()
+				y.Close()
+				<-ends
+			})
+		})
+	}
+}
+
+// However long a node is blocked, those that connect to it anew do not pile up, and when it goes
+// on, frames come in their order.
+func TestBlockedReceiverIsBounded(t *testing.T) {
+	inBubble(t, func(t *testing.T, f *fabric) {
+		a, b := &node{}, &node{}
+		g := gate{wire.TypeReplicate, make(chan struct{})}
+		oa, ob := f.options(a, 1, 2), f.options(b, 2, 1)
+		ob.Receive = g.wrap(ob.Receive)
+		f.start(b, ob)
+		f.start(a, oa)
+		wait(3 * time.Second)
+		dialed := f.dialed("2")
+		large := string(make([]byte, 100<<10)) // more than the reader's buffer takes
+		for i := range 60 {
+			a.Send(2, Bulk, frame(wire.TypeReplicate, fmt.Sprint(i), large))
+			wait(5 * time.Second)
+			b.Transport.mu.Lock()
+			// Two that it has dialed, an urgent one, and of bulk one that is blocked and one
+			// that waits.
+			require.LessOrEqual(t, len(b.conns), 5)
+			b.Transport.mu.Unlock()
+		}
+		require.Greater(t, f.dialed("2"), dialed+10)
+		close(g.open)
+		wait(20 * time.Second)
+		last := -1
+		for _, got := range b.received() {
+			var i int
+			_, err := fmt.Sscan(strings.TrimRight(got.payload, "\x00"), &i)
+			require.NoError(t, err)
+			require.Greater(t, i, last)
+			last = i
+		}
+		require.Equal(t, 59, last)
+	})
+}
