@@ -70,13 +70,17 @@ func (c *Client) AppendBatchAt(ctx context.Context, end uint64, b Batch) (Receip
 func (c *Client) appendBatch(ctx context.Context, m wire.BatchAppendRequest) (Receipt, error) {
 	r, err := batchRequest(m)
 	if err != nil {
-		return Receipt{}, newOpError(OpAppend, c.Address(), 0, ErrNotApplied, err)
+		return Receipt{}, newOpError(OpAppend, c.LeaderAddress(), 0, ErrNotApplied, err)
 	}
 	count := 0 // a server refuses a body without a header
 	if h, err := batch.ParseHeader(m.Body); err == nil {
 		count = int(h.Count)
 	}
-	return do(ctx, c.main, r, parseReceipt(count))
+	receipt, err := do(ctx, c.lead, r, parseReceipt(count))
+	if err == nil {
+		c.learn(receipt.First + uint64(receipt.Count))
+	}
+	return receipt, err
 }
 
 func batchRequest(m wire.BatchAppendRequest) (*request, error) {

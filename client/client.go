@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/zue-log/zue/net/wire"
@@ -19,18 +20,23 @@ import (
 type Record = batch.Record
 
 // Client is a client of the servers of one log. It is safe for concurrent use. It keeps a
-// connection to one of them, which all requests share, and one more for each [Tail] and
-// each [Client.Fetch] that waits. A connection that is lost is made anew, there or at the
-// next address, when it is needed.
+// connection to one of them, which all requests share but appends when that server does not
+// lead: they have one to the leader. Each [Tail] and each [Client.Fetch] that waits has one
+// more. A connection that is lost is made anew, there or at the next address, when it is
+// needed.
 //
 // [Client.Close] must be called in any case.
 type Client struct {
 	addresses []string
 	opts      Options
-	main      *link
+	main      *link // for all that any server answers
+	lead      *link // for what only the leader does
+
+	known atomic.Uint64 // an end offset that the log has had for sure
 
 	closed  context.Context // ends with Close
 	endLife context.CancelFunc
+	tasks   sync.WaitGroup // those of spawn
 
 	mu        sync.Mutex
 	conns     []*conn // that may not have ended yet; nil once closed
@@ -42,9 +48,10 @@ type Client struct {
 const maxIdle = 4
 
 // Dial connects to one of the servers at addresses ("host:port"; an IPv6 host stands in
-// brackets): the first that can be connected to, each being tried once. The context bounds
-// the connecting only. The error is that of [Options.Validate], or has an [*OpError] for
-// each address.
+// brackets): the first that can be connected to, each being tried once, and the next one also
+// when one has said nothing for 250 ms. The address of one node of a cluster does; with
+// several, the client begins, and goes on, when one is down. The context bounds the connecting
+// only. The error is that of [Options.Validate], or has an [*OpError] for each address.
 func Dial(ctx context.Context, addresses []string, opts Options) (*Client, error) {
 	if err := opts.Validate(); err != nil {
 		return nil, fmt.Errorf("client options: %w", err)
@@ -58,16 +65,22 @@ func Dial(ctx context.Context, addresses []string, opts Options) (*Client, error
 	}
 	c.closed, c.endLife = context.WithCancel(context.Background())
 	c.main = c.newLink()
-	if _, err := c.main.connect(ctx, len(addresses)); err != nil {
+	if _, err := c.main.connect(ctx, true); err != nil {
 		_ = c.Close() // there is nothing to lose yet
 		return nil, err
 	}
+	c.lead = c.newLink() // begins where main is
+	c.main.peer, c.lead.peer = c.lead, c.main
 	return c, nil
 }
 
 // Address returns the address of the server to which the client is connected, or which it
 // will try next.
 func (c *Client) Address() string { return c.main.address() }
+
+// LeaderAddress returns the address of the server to which the client sends appends: of the one
+// that leads, as far as it knows by what has become of those before.
+func (c *Client) LeaderAddress() string { return c.lead.address() }
 
 // Close closes all connections, producers and tails without waiting for answers: requests
 // under way fail with [ErrClosed]. It returns when no goroutine of the client is left. It
@@ -89,7 +102,20 @@ func (c *Client) Close() error {
 	for _, p := range producers {
 		p.abort()
 	}
+	c.tasks.Wait()
 	return nil
+}
+
+// spawn calls a function in a goroutine, for whose end Close waits; false if it is too late for
+// that.
+func (c *Client) spawn(f func()) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.conns == nil {
+		return false
+	}
+	c.tasks.Go(f)
+	return true
 }
 
 // adopt has Close close a connection; false if it is too late for that.
@@ -141,10 +167,12 @@ func (c *Client) giveBack(l *link, due bool) {
 }
 
 // do sends a request on a link, and again if it surely has done nothing and that is worth
-// trying, until the context ends.
+// trying, until the context ends. What a server refuses because it does not lead goes to the
+// leader, and only that.
 func do[T any](ctx context.Context, l *link, r *request, parse func([]byte) (T, error)) (T, error) {
 	var none T
-	for attempt := 1; ; attempt++ {
+	var p patience
+	for {
 		cn, err := l.get(ctx)
 		if err != nil {
 			return none, newOpError(r.op, l.address(), r.offset, ErrNotApplied, err)
@@ -153,16 +181,32 @@ func do[T any](ctx context.Context, l *link, r *request, parse func([]byte) (T, 
 		if err == nil {
 			return v, nil
 		}
-		if ctx.Err() != nil || !l.client.worthRetrying(err) {
+		stop := ctx.Err()
+		if stop != nil && errors.Is(err, stop) {
+			return none, err // which says nothing against the server
+		}
+		if l == l.client.main && refusedWith(err, wire.CodeNotLeader) {
+			l = l.client.lead
+		}
+		if !l.client.worthRetrying(err) {
+			if errors.Is(err, ErrElsewhere) {
+				l.leave(cn, err) // the next request may go there
+			}
 			return none, err
 		}
-		if soon := l.leave(cn, err); soon && attempt == 1 {
-			continue
+		if soon := l.leave(cn, err); stop == nil {
+			stop = p.wait(ctx, l.client, soon)
 		}
-		if stop := l.client.pause(ctx, attempt); stop != nil {
+		if stop != nil {
 			return none, newOpError(r.op, cn.address, r.offset, ErrNotApplied, fmt.Errorf("%w, after: %w", stop, cause(err)))
 		}
 	}
+}
+
+// refusedWith says whether an error is a server's refusal of that code.
+func refusedWith(err error, code wire.Code) bool {
+	var refusal *wire.Error
+	return errors.As(err, &refusal) && refusal.Code == code
 }
 
 // cause returns what is behind an error of a request.
@@ -194,17 +238,33 @@ func (c *Client) worthRetrying(err error) bool {
 // returns; a nil key is the null key. Many appends at a time, from as many goroutines, go
 // over one connection; [Producer] is for a loop of them.
 //
-// An append that surely was not carried out is made again, until the context ends: when
-// its frame was not sent whole, or a server has refused it because it does not lead, has
-// too few replicas in sync, or too many connections. All errors are [*OpError]s. When the
-// context ends after the request was sent, it is not taken back, and the error is
-// [ErrMaybeApplied].
+// An append goes to the leader. One that surely was not carried out is made again, until the
+// context ends: when its frame was not sent whole, or a server has refused it because it does
+// not lead, has too few replicas in sync, or too many connections. All errors are
+// [*OpError]s. When the context ends after the request was sent, it is not taken back, and
+// the error is [ErrMaybeApplied]; so it is when leadership or the connection went meanwhile.
 func (c *Client) Append(ctx context.Context, key, value []byte) (uint64, error) {
 	r, err := appendRequest(key, value)
 	if err != nil {
-		return 0, newOpError(OpAppend, c.Address(), 0, ErrNotApplied, err)
+		return 0, newOpError(OpAppend, c.LeaderAddress(), 0, ErrNotApplied, err)
 	}
-	return do(ctx, c.main, r, parseOffset)
+	offset, err := do(ctx, c.lead, r, parseOffset)
+	if err == nil {
+		c.learn(offset + 1)
+	}
+	return offset, err
+}
+
+// learn notes an end offset that the log has.
+func (c *Client) learn(end uint64) {
+	for known := c.known.Load(); end > known && !c.known.CompareAndSwap(known, end); known = c.known.Load() {
+	}
+}
+
+// behind says whether a server may have refused a read because it has not yet what is known to
+// be in the log up to end.
+func (c *Client) behind(err error, end uint64) bool {
+	return refusedWith(err, wire.CodeInvalidOffset) && end <= c.known.Load() && !c.opts.NoRetry
 }
 
 func appendRequest(key, value []byte) (*request, error) {
@@ -222,20 +282,26 @@ func parseOffset(payload []byte) (uint64, error) {
 
 // Read reads the record at an offset. The context bounds it, with all attempts. The
 // record's key and value are the caller's; it has no time and no headers, which
-// [Client.Fetch] gives. All errors are [*OpError]s; an offset that the log does not have
-// is a *wire.Error.
+// [Client.Fetch] gives. What this client has appended, or [Client.Barrier] has shown it, it
+// reads from the leader when its server does not have it yet. All errors are [*OpError]s; an
+// offset that the log does not have is a *wire.Error.
 func (c *Client) Read(ctx context.Context, offset uint64) (Record, error) {
 	r := &request{
 		op: OpRead, offset: offset, want: wire.TypeReadResponse, size: smallRequest,
 		encode: infallible(wire.ReadRequest{Offset: offset}),
 	}
-	return do(ctx, c.main, r, func(payload []byte) (Record, error) {
+	parse := func(payload []byte) (Record, error) {
 		m, err := wire.ParseReadResponse(payload)
 		if err != nil {
 			return Record{}, err
 		}
 		return newRecord(offset, m), nil
-	})
+	}
+	rec, err := do(ctx, c.main, r, parse)
+	if err != nil && c.behind(err, offset+1) {
+		return do(ctx, c.lead, r, parse)
+	}
+	return rec, err
 }
 
 // infallible makes the encode function of a message that always fits in a frame.
@@ -272,13 +338,18 @@ func (c *Client) OffsetForTime(ctx context.Context, t time.Time) (uint64, error)
 }
 
 // Barrier returns an end offset that is not stale: all that was acknowledged, to anyone,
-// before the call lies below it. All errors are [*OpError]s.
+// before the call lies below it. A follower asks its leader for it; its own log may be behind
+// it. All errors are [*OpError]s.
 func (c *Client) Barrier(ctx context.Context) (uint64, error) {
 	r := &request{op: OpBarrier, want: wire.TypeBarrierResponse, size: smallRequest, encode: infallible(wire.BarrierRequest{})}
-	return do(ctx, c.main, r, func(payload []byte) (uint64, error) {
+	end, err := do(ctx, c.main, r, func(payload []byte) (uint64, error) {
 		m, err := wire.ParseBarrierResponse(payload)
 		return m.End, err
 	})
+	if err == nil {
+		c.learn(end)
+	}
+	return end, err
 }
 
 // Status is how a server and its log are. A server may say more: see JSON.
@@ -290,8 +361,8 @@ type Status struct {
 	JSON    []byte `json:"-"`
 }
 
-// Status asks the server to which the client is connected how it is. All errors are
-// [*OpError]s.
+// Status asks the server to which the client is connected how it is, and in a cluster how that
+// is as this node sees it. All errors are [*OpError]s.
 func (c *Client) Status(ctx context.Context) (Status, error) {
 	r := &request{op: OpStatus, want: wire.TypeStatusResponse, size: smallRequest, encode: infallible(wire.StatusRequest{})}
 	st, err := do(ctx, c.main, r, func(payload []byte) (Status, error) {

@@ -54,8 +54,7 @@ var errRetired = errors.New("the connection has been given up for one to another
 func dialConn(ctx context.Context, address string, opts Options) (*conn, error) {
 	dial := opts.Dial
 	if dial == nil {
-		var d net.Dialer
-		dial = func(ctx context.Context, address string) (net.Conn, error) { return d.DialContext(ctx, "tcp", address) }
+		dial = dialTCP
 	}
 	nc, err := dial(ctx, address)
 	if err != nil {

@@ -327,7 +327,7 @@ func TestCloseFailsWhatIsUnderWay(t *testing.T) {
 }
 
 func TestAnswersThatMakeNoSenseEndTheConnection(t *testing.T) {
-	unknown := []byte{1, 0, 0, 0, 0x42}
+	unknown := []byte{1, 0, 0, 0, 0x7e}
 	for name, reply := range map[string][]byte{
 		"wrong type":          wire.ReadRequest{}.AppendTo(nil),
 		"unknown type":        unknown,

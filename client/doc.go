@@ -17,14 +17,33 @@
 //   - a [Tail] reads from an offset on, and waits at the end for more;
 //   - [Client.Fetch] reads as many records as fit in an answer.
 //
+// # Clusters
+//
+// A client is given the address of any node of a cluster, or, so that it begins while one is
+// down, of several. One rule says what goes where: a request goes to the first of these that
+// can be connected to, and stays there; but appends, and whatever else that node refuses
+// because it does not lead, go to the leader, which it names. So each client reads from the
+// node that it was given, and following who leads is no concern of its user's.
+//
+// A node may have a record a moment later than the leader. What this client has appended
+// itself, or has been shown to be there by [Client.Barrier], it reads from the leader if its
+// node does not have it yet.
+//
+// [Client.Transfer], [Client.Remove] and [Client.Allow] change a cluster, [Client.Chain]
+// compares its nodes, and [Client.Status] says how it is.
+//
 // # Lost connections, and servers that refuse
 //
-// A connection that is lost is made anew, to the next address, with pauses that grow. A
-// server that does not lead refuses an append, and may name the one that does: the client
-// goes there. What is asked for, and not appended, is asked for again until the context
-// ends. An append is sent again only if it was surely not carried out: see [Client.Append].
-// With [ProducerOptions.Idempotent] it is sent again in any case, and is in the log once all
-// the same.
+// A connection that is lost is made anew, to the next address, with pauses that grow. What is
+// asked for, and not appended, is asked for again until the context ends. An append is sent
+// again only if it was surely not carried out: see [Client.Append]. With
+// [ProducerOptions.Idempotent] it is sent again in any case, and is in the log once all the
+// same.
+//
+// When a leader dies, the connection to it is lost: what was under way is said to be
+// [ErrMaybeApplied], and what comes then waits until another node leads, and is appended some
+// 100 ms later. A machine that goes without a word is given up after 8 s (on Linux; elsewhere
+// after [Options.StallTimeout]).
 //
 // # Was it appended?
 //

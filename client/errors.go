@@ -61,6 +61,14 @@ const (
 	OpBarrier Op = "barrier"
 	// OpProducerID is asking for the id of an idempotent producer.
 	OpProducerID Op = "producer id"
+	// OpChain is asking for the chain at an offset.
+	OpChain Op = "chain"
+	// OpTransfer is having another node lead.
+	OpTransfer Op = "transfer leadership"
+	// OpRemove is removing a node from a cluster.
+	OpRemove Op = "remove node"
+	// OpAllow is letting a node join a cluster.
+	OpAllow Op = "allow node"
 )
 
 // OpError is the error of everything in this package that talks to a server. It
@@ -71,7 +79,7 @@ type OpError struct {
 	Op Op
 	// Address is the server's, as given to Dial or as another server named it.
 	Address string
-	// Offset is the one asked for; it has a meaning for OpRead and OpFetch only.
+	// Offset is the one asked for; it has a meaning for OpRead, OpFetch and OpChain only.
 	Offset uint64
 	// Outcome is ErrNotApplied or ErrMaybeApplied for OpAppend, nil for others.
 	Outcome error
@@ -98,8 +106,10 @@ func newOpError(op Op, address string, offset uint64, outcome, err error) *OpErr
 // Error implements error.
 func (e *OpError) Error() string {
 	switch {
-	case e.Op == OpRead || e.Op == OpFetch:
+	case e.Op == OpRead || e.Op == OpFetch || e.Op == OpChain:
 		return fmt.Sprintf("%s offset %d from %s: %v", e.Op, e.Offset, e.Address, e.Err)
+	case e.Op == OpTransfer || e.Op == OpRemove || e.Op == OpAllow:
+		return fmt.Sprintf("%s by %s: %v", e.Op, e.Address, e.Err)
 	case e.Op == OpOffsetForTime || e.Op == OpStatus || e.Op == OpBarrier || e.Op == OpProducerID:
 		return fmt.Sprintf("%s from %s: %v", e.Op, e.Address, e.Err)
 	case e.Outcome != nil:

@@ -63,9 +63,23 @@ func (f *Fetched) Records() iter.Seq2[Record, error] {
 
 // Fetch fetches records from an offset on: those of whole entries, as many as
 // [FetchOptions.MaxBytes] lets in. When it may wait it has a connection of its own, so
-// that it does not hold up others. All errors are [*OpError]s; an offset before the first
-// or beyond the end of the log is a *wire.Error.
+// that it does not hold up others. What its server does not have yet is fetched from the leader
+// as [Client.Read] says. All errors are [*OpError]s; an offset before the first or beyond the
+// end of the log is a *wire.Error.
 func (c *Client) Fetch(ctx context.Context, offset uint64, o FetchOptions) (*Fetched, error) {
+	f, err := c.fetchHere(ctx, offset, o)
+	if err != nil && c.behind(err, offset) {
+		o.Wait = 0 // the leader has some; appends must not wait for more
+		f, err = do(ctx, c.lead, c.fetchRequest(offset, o), parseFetched(offset))
+	}
+	if err == nil {
+		c.learn(f.End)
+	}
+	return f, err
+}
+
+// fetchHere is Fetch from the client's server.
+func (c *Client) fetchHere(ctx context.Context, offset uint64, o FetchOptions) (*Fetched, error) {
 	r := c.fetchRequest(offset, o)
 	if o.Wait <= 0 {
 		return do(ctx, c.main, r, parseFetched(offset))

@@ -48,7 +48,7 @@ func (p *Producer) sign(b *outBatch) error {
 // newProducerID asks for an id. A second one, if an answer is lost, harms nobody.
 func (c *Client) newProducerID(ctx context.Context) (wire.ProducerResponse, error) {
 	r := &request{op: OpProducerID, want: wire.TypeProducerResponse, size: smallRequest, encode: infallible(wire.ProducerRequest{})}
-	return do(ctx, c.main, r, wire.ParseProducerResponse)
+	return do(ctx, c.lead, r, wire.ParseProducerResponse)
 }
 
 // worthRetrying says whether a batch is to be sent again that has met an error. p.mu is

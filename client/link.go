@@ -17,13 +17,14 @@ import (
 // concurrent use.
 type link struct {
 	client *Client
+	peer   *link         // nil, or one whose connection it takes if that is to where it would go
 	turn   chan struct{} // held by whoever connects
 
-	mu       sync.Mutex
-	conn     *conn  // nil, or the last one; it may be of no more use
-	next     int    // which of the client's addresses is to be tried
-	leader   string // to be tried before that, unless ""
-	failures int    // attempts to connect in a row that have failed
+	mu     sync.Mutex
+	conn   *conn     // nil, or the last one; it may be of no more use
+	next   int       // which of the client's addresses is to be tried
+	leader string    // to be tried before that, unless ""
+	since  time.Time // since when no attempt to connect has succeeded; zero: the last one has
 }
 
 func (c *Client) newLink() *link {
@@ -50,29 +51,38 @@ func (l *link) current() *conn {
 func (l *link) address() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.target()
+	return l.targets()[0].address
 }
 
-// target is what address returns. l.mu is held.
-func (l *link) target() string {
+// target is an address to be tried.
+type target struct {
+	address string
+	listed  int // which of the client's addresses it is; -1: it is the leader's, and none of them
+}
+
+// targets returns the addresses to be tried, in order. l.mu is held.
+func (l *link) targets() []target {
+	addresses := l.client.addresses
+	targets := make([]target, 0, len(addresses)+1)
 	if l.leader != "" {
-		return l.leader
+		targets = append(targets, target{l.leader, -1})
 	}
-	return l.client.addresses[l.next]
+	for i := range addresses {
+		n := (l.next + i) % len(addresses)
+		targets = append(targets, target{addresses[n], n})
+	}
+	return targets
 }
 
 // get returns a connection that is up, as far as is known. It connects if there is none,
 // and goes on trying until ctx ends; with Options.NoRetry, once at each address.
 func (l *link) get(ctx context.Context) (*conn, error) {
-	if l.client.opts.NoRetry {
-		return l.connect(ctx, len(l.client.addresses))
-	}
-	return l.connect(ctx, 0)
+	return l.connect(ctx, l.client.opts.NoRetry)
 }
 
-// connect is get with at most so many attempts; 0 means no limit. When ctx has ended, its
+// connect is get that tries each address once, or until ctx ends. When ctx has ended, its
 // error is in the tree of what is returned, whatever else went wrong.
-func (l *link) connect(ctx context.Context, limit int) (*conn, error) {
+func (l *link) connect(ctx context.Context, once bool) (*conn, error) {
 	if c := l.current(); c != nil {
 		return c, nil
 	}
@@ -93,33 +103,29 @@ func (l *link) connect(ctx context.Context, limit int) (*conn, error) {
 		l.advance()
 	}
 	l.mu.Unlock()
-	var last, errs []error // of the last round of all addresses, and of this one
-	for attempt := 1; ; attempt++ {
-		c, err := l.attempt(ctx)
+	var last error // of the round before
+	for {
+		c, err := l.round(ctx)
 		if err == nil || errors.Is(err, ErrClosed) {
 			return c, err
 		}
 		stop := ended(ctx)
-		if stop != nil && len(last) > 0 {
-			return nil, fmt.Errorf("%w, after: %w", stop, joined(last))
+		if stop != nil && last != nil {
+			return nil, fmt.Errorf("%w, after: %w", stop, last)
 		}
-		if errs = append(errs, err); attempt == limit || stop != nil {
-			err := joined(errs)
-			if stop != nil && !errors.Is(err, stop) {
-				err = fmt.Errorf("%w, after: %w", stop, err)
-			}
+		if stop != nil && !errors.Is(err, stop) {
+			err = fmt.Errorf("%w, after: %w", stop, err)
+		}
+		if stop != nil || once {
 			return nil, err
 		}
 		l.mu.Lock()
-		failures := l.failures
+		since := l.since
 		l.mu.Unlock()
-		if failures%len(l.client.addresses) != 0 {
-			continue // the next address need not wait
+		if stop := l.client.pause(ctx, since); stop != nil {
+			return nil, fmt.Errorf("%w, after: %w", stop, err)
 		}
-		if stop := l.client.pause(ctx, failures/len(l.client.addresses)); stop != nil {
-			return nil, fmt.Errorf("%w, after: %w", stop, joined(errs))
-		}
-		last, errs = errs, nil
+		last = err
 	}
 }
 
@@ -143,34 +149,117 @@ func joined(errs []error) error {
 	return errors.Join(errs...)
 }
 
-// attempt connects to the link's target. If it cannot, the target becomes the next one.
-func (l *link) attempt(ctx context.Context) (*conn, error) {
-	c := l.client
+// headStart is how long an attempt to connect goes on alone: a machine that is down answers
+// nothing, and the next address need not wait for DialTimeout because of it.
+const headStart = 250 * time.Millisecond
+
+// dialled is what has come of an attempt to connect.
+type dialled struct {
+	target int
+	conn   *conn
+	shared bool // it is the peer's
+	err    error
+}
+
+// round tries each target once, and takes the first connection that comes about. The next
+// one is begun when one has failed, or has come to nothing for headStart.
+func (l *link) round(ctx context.Context) (*conn, error) {
 	l.mu.Lock()
-	address := l.target()
+	targets := l.targets()
 	l.mu.Unlock()
-	ctx, cancel := context.WithTimeout(ctx, c.opts.DialTimeout)
-	defer cancel()
-	defer context.AfterFunc(c.closed, cancel)()
-	cn, err := dialConn(ctx, address, c.opts)
-	if err == nil && !c.adopt(cn) {
-		cn.Close()
-		err = ErrClosed
-	} else if err != nil && c.closed.Err() != nil {
-		err = ErrClosed
+	dialling, cancel := context.WithCancel(ctx)
+	defer context.AfterFunc(l.client.closed, cancel)()
+	defer cancel() // of those that are too late
+	results := make(chan dialled, len(targets))
+	errs := make([]error, len(targets))
+	next := time.NewTimer(0)
+	defer next.Stop()
+	begun, over := 0, 0
+	for over < begun || begun == 0 || begun < len(targets) && ctx.Err() == nil {
+		select {
+		case <-next.C:
+			if begun == len(targets) || begun > 0 && ctx.Err() != nil {
+				continue
+			}
+			t := begun
+			begun++
+			next.Reset(headStart)
+			if c := l.shared(targets[t].address); c != nil {
+				results <- dialled{target: t, conn: c, shared: true}
+			} else if !l.client.spawn(func() { results <- l.dial(dialling, t, targets[t].address) }) {
+				return nil, ErrClosed
+			}
+		case d := <-results:
+			over++
+			if d.err == nil {
+				l.abandon(results, begun-over)
+				return l.take(d.conn, targets[d.target]), nil
+			}
+			errs[d.target] = d.err
+			next.Reset(0)
+		}
+	}
+	if l.client.closed.Err() != nil {
+		return nil, ErrClosed
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if err != nil {
-		l.failures++
-		l.advance()
-		return nil, err
+	l.leader = ""
+	if l.since.IsZero() {
+		l.since = time.Now()
 	}
-	l.conn, l.failures = cn, 0
-	return cn, nil
+	return nil, joined(slices.DeleteFunc(errs, func(err error) bool { return err == nil }))
 }
 
-// advance makes another target. l.mu is held.
+// shared returns the peer's connection if it is to an address, else nil.
+func (l *link) shared(address string) *conn {
+	if l.peer == nil {
+		return nil
+	}
+	if c := l.peer.current(); c != nil && c.address == address {
+		return c
+	}
+	return nil
+}
+
+// dial makes one attempt to connect.
+func (l *link) dial(ctx context.Context, target int, address string) dialled {
+	ctx, cancel := context.WithTimeout(ctx, l.client.opts.DialTimeout)
+	defer cancel()
+	c, err := dialConn(ctx, address, l.client.opts)
+	if err == nil && !l.client.adopt(c) {
+		c.Close()
+		err = ErrClosed
+	}
+	return dialled{target: target, conn: c, err: err}
+}
+
+// abandon closes what so many attempts may still bring that are under way.
+func (l *link) abandon(results <-chan dialled, underWay int) {
+	if underWay == 0 {
+		return
+	}
+	l.client.spawn(func() { // a client that is closed closes them itself
+		for range underWay {
+			if d := <-results; d.err == nil && !d.shared {
+				d.conn.Close()
+			}
+		}
+	})
+}
+
+// take makes a connection the link's.
+func (l *link) take(c *conn, t target) *conn {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.conn, l.since = c, time.Time{}
+	if t.listed >= 0 {
+		l.next, l.leader = t.listed, ""
+	}
+	return c
+}
+
+// advance has another target be the first. l.mu is held.
 func (l *link) advance() {
 	if l.leader != "" {
 		l.leader = ""
@@ -183,21 +272,23 @@ func (l *link) advance() {
 // done so, or the error does not speak against the server. soon says that a better one is
 // known, and need not wait.
 func (l *link) leave(c *conn, err error) (soon bool) {
-	var refusal *wire.Error
-	if errors.As(err, &refusal) && refusal.Code == wire.CodeInsufficientISR {
+	if stays(err) {
 		return false
 	}
 	leader := ""
 	if op := (*OpError)(nil); errors.As(err, &op) {
 		leader = op.Leader
 	}
+	shared := l.shared(c.address) == c
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.conn != c {
 		return true
 	}
 	lost := !c.usable()
-	c.retire()
+	if !shared { // else the peer's requests go on there
+		c.retire()
+	}
 	l.conn = nil
 	if leader == "" || leader == c.address {
 		l.advance()
@@ -214,6 +305,12 @@ func (l *link) leave(c *conn, err error) (soon bool) {
 	return true
 }
 
+// stays says that an error is no reason to go to another server: it is that of one that leads.
+func stays(err error) bool {
+	var refusal *wire.Error
+	return errors.As(err, &refusal) && (refusal.Code == wire.CodeInsufficientISR || refusal.Code == wire.CodeReplicationTimeout)
+}
+
 // drop closes the connection, and waits for its end. The link can be used again.
 func (l *link) drop() {
 	l.mu.Lock()
@@ -225,13 +322,15 @@ func (l *link) drop() {
 	}
 }
 
-// pause waits before the attempt after the n-th that failed. The error says why it is of
-// no use.
-func (c *Client) pause(ctx context.Context, n int) error {
-	d := c.opts.MaxBackoff
-	if shift := n - 1; shift < 32 && c.opts.Backoff<<max(shift, 0)>>max(shift, 0) == c.opts.Backoff {
-		d = min(d, c.opts.Backoff<<max(shift, 0))
-	}
+// impatience is which part of the time for which something has failed it is left alone before
+// the next attempt: what works again is found out by that much later at most. An election
+// takes a second or two, so an append goes on some 100 ms after it.
+const impatience = 20
+
+// pause waits before another attempt at what has failed since then. The error says why that
+// is of no use.
+func (c *Client) pause(ctx context.Context, since time.Time) error {
+	d := min(max(time.Since(since)/impatience, c.opts.Backoff), c.opts.MaxBackoff)
 	d -= rand.N(d/2 + 1)
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -243,4 +342,23 @@ func (c *Client) pause(ctx context.Context, n int) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// patience decides how soon a request goes on that has failed. The zero value is for one that
+// has not.
+type patience struct {
+	since  time.Time // when it failed first
+	hopped bool      // it has gone on at once since the last pause
+}
+
+// wait waits before another attempt; not at all if that is worth it, but only once before each
+// pause, because two servers may name each other. The error is that of pause.
+func (p *patience) wait(ctx context.Context, c *Client, soon bool) error {
+	if p.since.IsZero() {
+		p.since = time.Now()
+	}
+	if p.hopped = soon && !p.hopped; p.hopped {
+		return nil
+	}
+	return c.pause(ctx, p.since)
 }

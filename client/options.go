@@ -26,20 +26,23 @@ type Options struct {
 	MaxInFlightBytes int
 
 	// DialTimeout is how long one attempt to connect to one address may take; 0 means
-	// 5 s.
+	// 5 s. The next address is tried sooner, after 250 ms.
 	DialTimeout time.Duration
 
-	// Backoff is the pause after the first attempt that failed, at all addresses; it
-	// doubles with each further one up to MaxBackoff. Each pause is shortened by up to
-	// a half, at random, so that many clients do not come back all at once. 0 means
-	// 50 ms and 2 s.
+	// Backoff and MaxBackoff bound the pause between attempts, at all addresses, that fail:
+	// a twentieth of the time since the first of them. Each pause is shortened by up to a
+	// half, at random, so that many clients do not come back all at once. 0 means 50 ms and
+	// 2 s.
 	Backoff, MaxBackoff time.Duration
 
 	// NoRetry has each request fail by the first thing that goes wrong with it. The
-	// client still connects anew for the next request.
+	// client still connects anew for the next request, and goes to the leader with it that
+	// has been named meanwhile.
 	NoRetry bool
 
-	// Dial connects to an address; nil means TCP. It must be safe for concurrent use.
+	// Dial connects to an address; nil means TCP, by which a machine that has gone without
+	// a word is noticed in some 10 s. It must be safe for concurrent use, and return when
+	// its context ends.
 	Dial func(ctx context.Context, address string) (net.Conn, error)
 }
 

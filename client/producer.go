@@ -114,7 +114,7 @@ type Producer struct {
 	sequence uint64      // of the last batch
 	spare    []*outBatch // of which the memory can be used again
 	broken   *setback    // nil: nothing is to be sent again
-	attempts int         // in a row that were set back
+	patience patience    // with attempts that were set back
 	halted   error       // nil unless StopOnError has stopped it
 
 	identity identity // the sender's own
@@ -178,7 +178,7 @@ func (p *Producer) Send(ctx context.Context, rec Record, done func(offset uint64
 		err = p.take(ctx, &rec, size, single, done)
 	}
 	if err != nil {
-		return newOpError(OpAppend, p.client.Address(), 0, ErrNotApplied, err)
+		return newOpError(OpAppend, p.client.LeaderAddress(), 0, ErrNotApplied, err)
 	}
 	return nil
 }
@@ -374,7 +374,7 @@ func (p *Producer) sendAll() {
 	p.queue = nil
 	p.mu.Unlock()
 	for _, b := range left {
-		p.settle(b, 0, newOpError(OpAppend, p.client.Address(), 0, ErrNotApplied, ErrClosed))
+		p.settle(b, 0, newOpError(OpAppend, p.client.LeaderAddress(), 0, ErrNotApplied, ErrClosed))
 	}
 }
 
@@ -415,10 +415,10 @@ func (p *Producer) send(b *outBatch) {
 		r, err = p.encode(b)
 	}
 	if err != nil {
-		p.land(b, nil, 0, newOpError(OpAppend, p.client.Address(), 0, ErrNotApplied, err))
+		p.land(b, nil, 0, newOpError(OpAppend, p.client.LeaderAddress(), 0, ErrNotApplied, err))
 		return
 	}
-	l := p.client.main
+	l := p.client.lead
 	c := l.current()
 	if c == nil {
 		ctx, cancel := context.WithDeadline(p.life, b.since.Add(p.opts.Timeout))
@@ -468,6 +468,9 @@ func (p *Producer) putBack(b *outBatch) {
 
 // land notes what has become of an attempt to append a batch, made on a connection.
 func (p *Producer) land(b *outBatch, c *conn, first uint64, err error) {
+	if err == nil {
+		p.client.learn(first + uint64(len(b.records)))
+	}
 	p.mu.Lock()
 	p.flying--
 	b.maybe = b.maybe || errors.Is(err, ErrMaybeApplied)
@@ -479,7 +482,7 @@ func (p *Producer) land(b *outBatch, c *conn, first uint64, err error) {
 			p.broken = &setback{c, err}
 		}
 	} else if err == nil {
-		p.attempts = 0
+		p.patience = patience{}
 	} else if p.opts.StopOnError && p.halted == nil {
 		p.halted = fmt.Errorf("a record before could not be appended: %w", cause(err))
 	}
@@ -499,13 +502,11 @@ func (p *Producer) mend() {
 		p.mu.Unlock()
 		return
 	}
-	p.attempts++
-	attempts := p.attempts
+	patience := p.patience
 	p.mu.Unlock()
-	if soon := p.client.main.leave(broken.conn, broken.err); !soon || attempts > 1 {
-		_ = p.client.pause(p.life, attempts) // the end of life is seen by sendAll
-	}
+	_ = patience.wait(p.life, p.client, p.client.lead.leave(broken.conn, broken.err)) // the end of life is seen by sendAll
 	p.mu.Lock()
+	p.patience = patience // nothing was under way that could have reset it
 	p.broken = nil
 	p.mu.Unlock()
 }
@@ -514,7 +515,7 @@ func (p *Producer) mend() {
 func (p *Producer) settle(b *outBatch, first uint64, err error) {
 	p.mu.Lock()
 	if err != nil && b.maybe && !errors.Is(err, ErrMaybeApplied) { // the last attempt surely failed, but not all before
-		err = newOpError(OpAppend, p.client.Address(), 0, ErrMaybeApplied, cause(err))
+		err = newOpError(OpAppend, p.client.LeaderAddress(), 0, ErrMaybeApplied, cause(err))
 	}
 	b.settled, b.first, b.err = true, first, err
 	p.mu.Unlock()

@@ -2,11 +2,8 @@ package client
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
-
-	"github.com/zue-log/zue/net/wire"
 )
 
 // TailOptions say how a [Tail] fetches. The zero value is good.
@@ -41,9 +38,8 @@ type Tail struct {
 	from uint64 // the offset of the next fetch
 
 	way      *underWay // nil: none is
-	attempts int       // that failed since the last answer
-	hasty    int       // answers in a row that had nothing, and came at once
-	started  bool      // there was an answer
+	patience patience  // with attempts that have failed since the last answer
+	hasty    time.Time // since when answers have had nothing, and come at once; zero: they do not
 	err      error     // for good
 	stopped  error     // the context's, of the last Next
 
@@ -204,17 +200,20 @@ const hasty = 5 * time.Millisecond
 // take has Next read an answer that took so long, and puts the next fetch on its way. It
 // reports false if the context has ended, having set err or stopped.
 func (t *Tail) take(ctx context.Context, f *Fetched, took time.Duration) bool {
-	t.attempts, t.started, t.end = 0, true, f.End
+	t.patience, t.end = patience{}, f.End
+	t.client.learn(f.End)
 	t.cur = newCursor(f.Raw, f.Offset)
 	t.from = f.Next()
 	if len(f.Raw.Bytes) == 0 && took < hasty {
-		t.hasty++
+		if t.hasty.IsZero() {
+			t.hasty = time.Now()
+		}
 		if err := t.client.pause(ctx, t.hasty); err != nil {
 			t.fail(ctx, err)
 			return false
 		}
 	} else {
-		t.hasty = 0
+		t.hasty = time.Time{}
 	}
 	if c := t.link.current(); c != nil {
 		// It need not wait for room, and if it fails the next refill sees to it.
@@ -226,25 +225,22 @@ func (t *Tail) take(ctx context.Context, f *Fetched, took time.Duration) bool {
 // recover prepares another attempt. It reports false if there is to be none, having set
 // err or stopped.
 func (t *Tail) recover(ctx context.Context, c *conn, err error) bool {
-	t.attempts++
 	if ctx.Err() != nil || !t.client.worthRetrying(err) && !t.lagging(err) {
 		t.fail(ctx, err)
 		return false
 	}
-	if soon := t.link.leave(c, err); soon && t.attempts == 1 {
-		return true
-	}
-	if stop := t.client.pause(ctx, t.attempts); stop != nil {
+	if stop := t.patience.wait(ctx, t.client, t.link.leave(c, err)); stop != nil {
 		t.fail(ctx, newOpError(OpFetch, c.address, t.from, nil, fmt.Errorf("%w, after: %w", stop, cause(err))))
 		return false
 	}
 	return true
 }
 
+// mostLag is for how long a server may lack what another has shown.
+const mostLag = 3 * time.Second
+
 // lagging says whether a server may have refused the offset because it has not yet what
 // another has shown: it is asked again, and others are, but not for ever.
 func (t *Tail) lagging(err error) bool {
-	var refusal *wire.Error
-	return t.started && errors.As(err, &refusal) && refusal.Code == wire.CodeInvalidOffset &&
-		!t.client.opts.NoRetry && t.attempts <= 5*len(t.client.addresses)
+	return t.client.behind(err, t.from) && (t.patience.since.IsZero() || time.Since(t.patience.since) < mostLag)
 }

@@ -18,7 +18,9 @@ func (a *app) appendCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "append <host> <port> {<key> <value> | --stdin}",
 		Short: "Append a record, or every line of standard input, and print the offset",
-		Long: `append appends one record and prints its offset.
+		Long: `append appends one record and prints its offset. In a cluster it goes to the node that leads,
+whichever is named; when none does, as during an election, or too few replicas are in sync, it
+is tried again until --timeout.
 
 The key "-" is the null key; "" is the empty key, which is something else. A key or
 value that begins with "-" goes after "--". Without it, -h and --help print this help,
@@ -32,7 +34,7 @@ last record. If it stops midway, it says on standard error which lines are store
 the exit status is 1.
 
 With --stdin --idempotent, once connected, a batch is sent again when the connection is lost,
-or the server is down, for --timeout: each line is in the log once all the same, in order. The
+the server is down, or another node leads, for --timeout: each line is in the log once all the same, in order. The
 server must be up at the beginning.
 
 With --stdin --json, one object is printed:
@@ -88,7 +90,7 @@ const (
 )
 
 func (a *app) appendOne(ctx context.Context, s server, key, value []byte) error {
-	return a.ask(ctx, s, func(ctx context.Context, c *client.Client) error {
+	return a.ask(ctx, s, client.Options{}, func(ctx context.Context, c *client.Client) error {
 		offset, err := c.Append(ctx, key, value)
 		if err != nil {
 			return err

@@ -23,7 +23,11 @@ type lineAppender struct {
 
 // appendLines appends every line of standard input, in batches of so many bytes.
 func (a *app) appendLines(ctx context.Context, s server, batchBytes int, idempotent bool) error {
-	c, err := a.dial(ctx, s, client.Options{NoRetry: !idempotent})
+	dial := a.dialLeader
+	if idempotent {
+		dial = a.dial // what is sent twice is in the log once
+	}
+	c, err := dial(ctx, s, client.Options{})
 	if err != nil {
 		return err
 	}

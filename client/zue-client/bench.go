@@ -48,7 +48,8 @@ it, it is open: so many a second are to begin, of all clients together, and time
 from when each should have, so that a stall shows in all that it held up.
 
 append and produce append to the log that the server has, and that is not removed. A server
-with a data directory of its own is best for it.`,
+with a data directory of its own is best for it. In a cluster they measure the node that leads,
+and read the one that is named.`,
 		Example: `  zue-client bench 127.0.0.1 9000
   zue-client bench 127.0.0.1 9000 --work produce --clients 1 --size 1024
   zue-client bench 127.0.0.1 9000 --rate 20000 --json`,
@@ -134,8 +135,12 @@ func (p *pacer) wait(ctx context.Context) (time.Time, bool) {
 // bench runs a benchmark and prints its result.
 func (a *app) bench(ctx context.Context, s server, b bench) error {
 	clients := make([]*client.Client, b.Clients)
+	dial := a.dialLeader
+	if b.Work == "read" {
+		dial = a.dial
+	}
 	for i := range clients {
-		c, err := a.dial(ctx, s, client.Options{NoRetry: true})
+		c, err := dial(ctx, s, client.Options{NoRetry: true})
 		if err != nil {
 			return err
 		}

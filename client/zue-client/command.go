@@ -25,7 +25,7 @@ const (
 	exitPipe   = 141 // as shells have it of a program that SIGPIPE has ended
 )
 
-const commands = "append, read, tail, status and bench"
+const commands = "append, read, tail, status, cluster and bench"
 
 const defaultTimeout = 10 * time.Second
 
@@ -36,7 +36,11 @@ type app struct {
 
 	timeout time.Duration
 	json    bool
+	nodes   []string // of --node
 }
+
+// errSaid is for an exit status of 1 of which the result, which was printed, says why.
+var errSaid = errors.New("the result says why")
 
 // usageError says that the command was called in a wrong way.
 type usageError struct {
@@ -62,6 +66,9 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	if errors.Is(err, errNobodyReads) {
 		return exitPipe
 	}
+	if errors.Is(err, errSaid) {
+		return exitFailed
+	}
 	fmt.Fprintf(stderr, "zue-client: %s\n", printable(a.explain(ctx, err).Error()))
 	var midway *midwayError
 	if errors.As(err, &midway) {
@@ -83,6 +90,8 @@ func (a *app) explain(ctx context.Context, err error) error {
 	switch {
 	case ctx.Err() != nil && errors.Is(err, context.Canceled):
 		return fmt.Errorf("interrupted: %w", err)
+	case errors.Is(err, context.DeadlineExceeded) && errors.As(err, new(*wire.Error)): // there were answers
+		return fmt.Errorf("given up after %v: %w", a.timeout, err)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, client.ErrStalled), errors.Is(err, os.ErrDeadlineExceeded):
 		return fmt.Errorf("nothing came for %v: %w", a.timeout, err)
 	}
@@ -99,6 +108,10 @@ Results go to standard output, everything else to standard error. The exit statu
 is 0 when all went well, 1 when something failed, and 2 for wrong usage. It is 141, with no
 message, when what reads the output has gone, as head does in "zue-client read ... | head":
 then not all was printed. (append says so and exits with 1: its records are stored.)
+
+Any node of a cluster will do for <host> <port>: reads are from that node, appends go to the
+one that leads. With --node, or ZUE_NODES=host:port,host:port in the environment, others are
+asked when it is down.
 
 The largest record has %d bytes, key and value together.`, wire.MaxRecord),
 		Example: `  zue-client append 127.0.0.1 9000 user-17 "logged in"
@@ -128,9 +141,11 @@ The largest record has %d bytes, key and value together.`, wire.MaxRecord),
 	flags.DurationVar(&a.timeout, "timeout", defaultTimeout,
 		"longest wait for a connection or an answer; with --stdin, for progress")
 	flags.BoolVar(&a.json, "json", false, "print the result as JSON")
+	flags.StringSliceVar(&a.nodes, "node", nil,
+		"host:port of another node of the cluster, for when the first is down; can be given more than once (default: $"+nodesVariable+")")
 	root.CompletionOptions.DisableDefaultCmd = true // for it succeeds with any argument
 	root.SetHelpCommand(helpCommand())
-	root.AddCommand(a.appendCommand(), a.readCommand(), a.tailCommand(), a.statusCommand(), a.benchCommand())
+	root.AddCommand(a.appendCommand(), a.readCommand(), a.tailCommand(), a.statusCommand(), a.clusterCommand(), a.benchCommand())
 	return root
 }
 
@@ -151,52 +166,6 @@ func helpCommand() *cobra.Command {
 			return about.Help()
 		},
 	}
-}
-
-// server is where the command is to connect to.
-type server struct {
-	host, port string
-}
-
-func (s server) address() string { return net.JoinHostPort(s.host, s.port) }
-
-// parseServer checks what all commands have in common: host, port and timeout.
-func (a *app) parseServer(cmd *cobra.Command, host, port string) (server, error) {
-	if host == "" {
-		return server{}, &usageError{"the host is empty", cmd}
-	}
-	n, err := strconv.ParseUint(port, 10, 16)
-	if err != nil || n == 0 {
-		return server{}, &usageError{fmt.Sprintf("port %q: want a number from 1 to 65535", port), cmd}
-	}
-	if a.timeout <= 0 {
-		return server{}, &usageError{fmt.Sprintf("timeout %v: want more than 0, such as 10s", a.timeout), cmd}
-	}
-	// JoinHostPort puts brackets around an IPv6 host; a user may have, too.
-	if strings.HasPrefix(host, "[") && strings.HasSuffix(host, "]") {
-		host = host[1 : len(host)-1]
-	}
-	return server{host: host, port: strconv.FormatUint(n, 10)}, nil
-}
-
-// dial connects within the timeout.
-func (a *app) dial(ctx context.Context, s server, opts client.Options) (*client.Client, error) {
-	ctx, cancel := context.WithTimeout(ctx, a.timeout)
-	defer cancel()
-	opts.DialTimeout, opts.StallTimeout = a.timeout, a.timeout
-	return client.Dial(ctx, []string{s.address()}, opts)
-}
-
-// ask dials and has do make its requests, which have a timeout together.
-func (a *app) ask(ctx context.Context, s server, do func(ctx context.Context, c *client.Client) error) error {
-	c, err := a.dial(ctx, s, client.Options{NoRetry: true})
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	ctx, cancel := context.WithTimeout(ctx, a.timeout)
-	defer cancel()
-	return do(ctx, c)
 }
 
 // wantArgs makes a check of the number of arguments, with a message that names them.

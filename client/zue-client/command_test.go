@@ -144,13 +144,13 @@ func TestVersionAndHelpGoToStdout(t *testing.T) {
 func TestServerRefusals(t *testing.T) {
 	s := wiretest.Start(t, wiretest.Options{Script: func(n int, f wire.Frame) *wiretest.Action {
 		if f.Type == wire.TypeAppendRequest {
-			return wiretest.Refuse(wire.CodeNotLeader, "node 2 at 10.0.0.2:9002 leads")
+			return wiretest.Refuse(wire.CodeLogFull, "no space left")
 		}
 		return nil
 	}})
 	got := runCommand(t.Context(), nil, "append", "127.0.0.1", s.Port(), "k", "v")
 	require.Equal(t, result{exitFailed, "", "zue-client: append to " + s.Address() +
-		": surely not appended: not_leader: node 2 at 10.0.0.2:9002 leads\nhint: append to the leader\n"}, got)
+		": surely not appended: log_full: no space left\nhint: make room on the server\n"}, got)
 	got = runCommand(t.Context(), nil, "read", "127.0.0.1", s.Port(), "7")
 	require.Equal(t, exitFailed, got.code)
 	require.Empty(t, got.stdout)
@@ -210,9 +210,12 @@ func TestServerThatIsNone(t *testing.T) {
 	s := wiretest.Start(t, wiretest.Options{Script: func(int, wire.Frame) *wiretest.Action {
 		return &wiretest.Action{Reply: []byte("HTTP/1.1 400 Bad Request\r\n\r\n")}
 	}})
-	got := runCommand(t.Context(), nil, "read", "127.0.0.1", s.Port(), "0")
-	require.Equal(t, exitFailed, got.code)
-	require.Contains(t, got.stderr, "hint: is it a zue-server that listens on this port?")
+	for _, args := range []string{"read 0", "append k v"} {
+		command, rest, _ := strings.Cut(args, " ")
+		got := runCommand(t.Context(), nil, append([]string{command, "127.0.0.1", s.Port()}, strings.Fields(rest)...)...)
+		require.Equal(t, exitFailed, got.code)
+		require.Contains(t, got.stderr, "hint: is it a zue-server that listens on this port?")
+	}
 }
 
 type brokenWriter struct{}

@@ -92,11 +92,13 @@ func codeHint(c wire.Code) string {
 	case wire.CodeInvalidOffset:
 		return "read an offset within the log; on a follower, it may come a little later"
 	case wire.CodeNotLeader:
-		return "append to the leader"
+		return "no node that could be reached leads: are most nodes of the cluster up? \"zue-client status\" shows them"
 	case wire.CodeInsufficientISR:
 		return "try again when enough nodes of the cluster are up"
 	case wire.CodeQuorumFailed, wire.CodeReplicationTimeout:
 		return "are enough nodes of the cluster up? Look at the end of the log before you append it again"
+	case wire.CodeChangeRefused:
+		return "\"zue-client status\" shows how the cluster is"
 	case wire.CodeIOError:
 		return "look at the server's log and disk"
 	case wire.CodeLogFull:

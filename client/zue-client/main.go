@@ -5,7 +5,8 @@
 //	zue-client read <host> <port> <offset>          prints the value
 //	zue-client read <host> <port> --from <offset>   prints the values from there on
 //	zue-client tail <host> <port>                   prints values as they are appended
-//	zue-client status <host> <port>                 prints how the server is
+//	zue-client status <host> <port>                 prints how the server, or its cluster, is
+//	zue-client cluster <command> <host> <port> ...  changes a cluster, or compares its nodes
 //	zue-client bench <host> <port>                  measures the server
 //
 // Results go to standard output, everything else to standard error. The exit status

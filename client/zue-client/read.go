@@ -68,7 +68,7 @@ it, to the last that the log has when it is asked.`,
 }
 
 func (a *app) read(ctx context.Context, s server, offset uint64, raw bool) error {
-	return a.ask(ctx, s, func(ctx context.Context, c *client.Client) error {
+	return a.ask(ctx, s, s.reading(), func(ctx context.Context, c *client.Client) error {
 		record, err := c.Read(ctx, offset)
 		if err != nil {
 			return a.locate(ctx, c, s, err)
@@ -82,7 +82,7 @@ func (a *app) read(ctx context.Context, s server, offset uint64, raw bool) error
 
 // readRange prints the records from one offset to before another, or to the log's end.
 func (a *app) readRange(ctx context.Context, s server, from, to uint64, raw bool) error {
-	return a.ask(ctx, s, func(asking context.Context, c *client.Client) error {
+	return a.ask(ctx, s, s.reading(), func(asking context.Context, c *client.Client) error {
 		end, err := c.Barrier(asking)
 		if err != nil {
 			return err

@@ -1,12 +1,13 @@
 // Package wiretest is a Zue server for tests of clients: a log in memory behind
 // the real wire protocol (append, read and batch append), which misbehaves where a test
-// wants it to.
+// wants it to; and a cluster of such.
 package wiretest
 
 import (
 	"bytes"
 	"errors"
 	"io"
+	"math"
 	"net"
 	"strconv"
 	"sync"
@@ -47,12 +48,33 @@ func Refuse(code wire.Code, message string) *Action {
 
 // Options say how a server misbehaves. The zero value does not.
 type Options struct {
-	// Script is asked about each request, numbered from 0 over all connections;
-	// nil, or a nil Action, means that it is carried out. It is called by one
-	// goroutine at a time.
+	// Script is asked about each request but that for the status, numbered from 0 over
+	// all connections; nil, or a nil Action, means that it is carried out. It is called by
+	// one goroutine at a time.
 	Script func(n int, f wire.Frame) *Action
 	// ReplyChunk cuts answers into writes of so many bytes; 0 means whole.
 	ReplyChunk int
+
+	log *memoryLog // of a cluster; nil: one of its own
+}
+
+// memoryLog is a log that servers may share.
+type memoryLog struct {
+	mu       sync.Mutex
+	records  []Record
+	produced map[sequenced]uint64 // first offsets of producers' batches
+	next     map[int64]int32      // sequence numbers that are due, by producer
+}
+
+func newMemoryLog() *memoryLog {
+	return &memoryLog{produced: map[sequenced]uint64{}, next: map[int64]int32{}}
+}
+
+// sequenced is what tells a batch of a producer from all others.
+type sequenced struct {
+	id       int64
+	epoch    int16
+	sequence int32
 }
 
 // Server is a log in memory that answers over the wire protocol. Its methods are safe for
@@ -62,8 +84,8 @@ type Server struct {
 	listener net.Listener // nil when it listens nowhere
 	tasks    sync.WaitGroup
 
+	log      *memoryLog
 	mu       sync.Mutex
-	records  []Record
 	requests int
 	conns    map[net.Conn]struct{} // nil once the server is closed
 }
@@ -93,7 +115,10 @@ func Start(t testing.TB, opts Options) *Server {
 // network would keep the clock from moving. It is closed when the test ends.
 func StartUnheard(t testing.TB, opts Options) *Server {
 	t.Helper()
-	s := &Server{opts: opts, conns: map[net.Conn]struct{}{}}
+	s := &Server{opts: opts, log: opts.log, conns: map[net.Conn]struct{}{}}
+	if s.log == nil {
+		s.log = newMemoryLog()
+	}
 	t.Cleanup(s.Close)
 	return s
 }
@@ -123,16 +148,16 @@ func (s *Server) Port() string {
 
 // Records returns a copy of the log.
 func (s *Server) Records() []Record {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return append([]Record(nil), s.records...)
+	s.log.mu.Lock()
+	defer s.log.mu.Unlock()
+	return append([]Record(nil), s.log.records...)
 }
 
 // Append puts a record into the log, past the wire.
 func (s *Server) Append(key, value []byte) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.records = append(s.records, Record{Key: bytes.Clone(key), Value: bytes.Clone(value)})
+	s.log.mu.Lock()
+	defer s.log.mu.Unlock()
+	s.log.records = append(s.log.records, Record{Key: bytes.Clone(key), Value: bytes.Clone(value)})
 }
 
 // Serve answers on a connection, which it takes over, in a goroutine of the server.
@@ -212,6 +237,10 @@ func (s *Server) write(w io.Writer, b []byte) error {
 func (s *Server) answer(replies []byte, f wire.Frame) ([]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if f.Type == wire.TypeStatusRequest && s.opts.log == nil {
+		end := uint64(len(s.Records()))
+		return wire.Status{Role: "standalone", CommittedOffset: end, EndOffset: end}.Response().AppendTo(replies), nil
+	}
 	n := s.requests
 	s.requests++
 	if s.opts.Script != nil {
@@ -222,17 +251,19 @@ func (s *Server) answer(replies []byte, f wire.Frame) ([]byte, error) {
 			case a.Hang:
 				return replies, errHangUp
 			case a.ApplyAndHang:
-				s.apply(nil, f)
+				s.log.apply(nil, f)
 				return replies, errHangUp
 			}
 			return append(replies, a.Reply...), nil
 		}
 	}
-	return s.apply(replies, f), nil
+	return s.log.apply(replies, f), nil
 }
 
-// apply carries a request out and appends its answer. s.mu is held.
-func (s *Server) apply(replies []byte, f wire.Frame) []byte {
+// apply carries a request out and appends its answer.
+func (s *memoryLog) apply(replies []byte, f wire.Frame) []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	refuse := func(code wire.Code, message string) []byte {
 		return (&wire.Error{Code: code, Message: message}).AppendTo(replies)
 	}
@@ -265,8 +296,8 @@ func (s *Server) apply(replies []byte, f wire.Frame) []byte {
 	return refuse(wire.CodeInvalidMessage, "unknown "+f.Type.String())
 }
 
-// applyBatch is apply for a batch.
-func (s *Server) applyBatch(replies []byte, f wire.Frame) []byte {
+// applyBatch is apply for a batch. s.mu is held.
+func (s *memoryLog) applyBatch(replies []byte, f wire.Frame) []byte {
 	refuse := func(code wire.Code, message string) []byte {
 		return (&wire.Error{Code: code, Message: message}).AppendTo(replies)
 	}
@@ -282,6 +313,14 @@ func (s *Server) applyBatch(replies []byte, f wire.Frame) []byte {
 	if err != nil || batch.Checksum(m.Body) != m.Checksum {
 		return refuse(wire.CodeInvalidMessage, "not a batch, or a wrong checksum")
 	}
+	by := sequenced{h.ProducerID, h.ProducerEpoch, h.BaseSequence}
+	if first, ok := s.produced[by]; ok && by.id >= 0 {
+		return wire.BatchAppendResponse{First: first, Count: uint32(h.Count), Term: 1, Copies: 1, Duplicate: true}.AppendTo(replies)
+	}
+	if next, ok := s.next[by.id]; ok && next != by.sequence && by.id >= 0 {
+		return refuse(wire.CodeSequenceGap, "not the next")
+	}
+	s.produced[by], s.next[by.id] = end, int32((int64(by.sequence)+int64(h.Count))&math.MaxInt32)
 	body, err := batch.Decompress(nil, m.Body, 4*wire.MaxBatchBody)
 	if err != nil {
 		return refuse(wire.CodeInvalidMessage, err.Error())
