@@ -20,7 +20,8 @@ type Config struct {
 	// Quorum is on how many voters an append must be durable to be acknowledged; at least a
 	// majority of Nodes.
 	Quorum int
-	// MaxLag is by how many records a replica in sync may be behind.
+	// MaxLag is by how many records a replica in sync may be behind what the leader had an
+	// election timeout ago.
 	MaxLag uint64
 	// ElectionTicks is the election timeout; raft adds up to as much, by chance. A leader
 	// sends heartbeats each tick. At least 3.
@@ -32,6 +33,9 @@ type Config struct {
 	TimeoutTicks int
 	// MaxInFlightBytes is how many bytes of appends may wait; 0 means 64 MiB.
 	MaxInFlightBytes int
+	// RecentBytes is how many bytes of the last entries are kept in memory, for followers that
+	// are little behind; 0 means 4 MiB. The last entry always is.
+	RecentBytes int
 
 	// Log is the node's log, opened with ManualCommit. The core does not close it.
 	Log *storage.Log
@@ -43,7 +47,10 @@ type Config struct {
 	Rand *rand.Rand
 }
 
-const defaultMaxInFlightBytes = 64 << 20
+const (
+	defaultMaxInFlightBytes = 64 << 20
+	defaultRecentBytes      = 4 << 20
+)
 
 // Validate reports every fault of the configuration at once.
 func (c *Config) Validate() error {
@@ -65,6 +72,7 @@ func (c *Config) Validate() error {
 	fault(c.Quorum < majority || c.Quorum > len(c.Nodes), "quorum is %d: want %d to %d", c.Quorum, majority, len(c.Nodes))
 	fault(c.ElectionTicks < 3 || c.ReportTicks < 1 || c.TimeoutTicks < 1, "want ElectionTicks of 3 or more, ReportTicks and TimeoutTicks of 1 or more")
 	fault(c.MaxInFlightBytes < 0, "MaxInFlightBytes is %d: want 0 (the default) or more", c.MaxInFlightBytes)
+	fault(c.RecentBytes < 0, "RecentBytes is %d: want 0 (the default) or more", c.RecentBytes)
 	fault(c.Log == nil || c.Rand == nil, "Log and Rand must be set")
 	fault(len(c.BootID) > maxBoot, "BootID has %d bytes: want %d at most", len(c.BootID), maxBoot)
 	return errors.Join(errs...)

@@ -40,6 +40,7 @@ type Core struct {
 	// yet. tail are those entries that are in writes not yet durable, oldest first.
 	last storage.Place
 	tail []placed
+	ends []uint64 // where it ended at the last ticks: see noteEnd
 	// writes are those handed out and not durable yet, oldest first.
 	writes []*Write
 	// visible is up to where the log has been told that it is committed. It waits while
@@ -112,6 +113,9 @@ func New(cfg Config) (*Core, error) {
 	if cfg.MaxInFlightBytes == 0 {
 		cfg.MaxInFlightBytes = defaultMaxInFlightBytes
 	}
+	if cfg.RecentBytes == 0 {
+		cfg.RecentBytes = defaultRecentBytes
+	}
 	cfg.Nodes = slices.Sorted(slices.Values(cfg.Nodes))
 	st, err := decodeState(cfg.Log.State())
 	if err != nil {
@@ -178,7 +182,7 @@ func (c *Core) start() error {
 	commit := min(max(c.st.commit, first.Index), last.Index)
 	applied := min(max(c.st.applied, first.Index), commit)
 	c.raft = &raftLog{
-		log: c.log, applied: applied,
+		log: c.log, applied: applied, maxRecent: c.cfg.RecentBytes,
 		confs: slices.DeleteFunc(slices.Clone(c.st.confs), func(conf confAt) bool { return conf.index > applied }),
 		hard:  &pb.HardState{Term: new(c.st.term), Vote: new(c.st.vote), Commit: new(commit)},
 	}
@@ -345,6 +349,7 @@ func (c *Core) beforeChange(w *Write, index uint64) *Write {
 // restore begins anew at p: the log will when the write is begun that this is for.
 func (c *Core) restore(p storage.Place, cs *pb.ConfState) {
 	c.last, c.tail, c.table = p, nil, nil
+	c.raft.forget()
 	c.raft.confs, c.raft.applied = []confAt{{p.Index, cs}}, p.Index
 	c.st.commit = max(c.st.commit, p.Index)
 	c.joined(cs)
@@ -399,6 +404,7 @@ func (c *Core) place(w *Write, e *pb.Entry) error {
 			}
 		}
 	}
+	c.raft.note(e)
 	w.entries = append(w.entries, s)
 	c.tail = append(c.tail, p)
 	c.last = storage.Place{Index: s.Index, Term: s.Term, Offset: p.end}

@@ -162,3 +162,37 @@ func TestUnsyncedNodeAfterAReboot(t *testing.T) {
 	n.bootID = "three"
 	require.Equal(t, second, restart(true), "it was, but the node was stopped in order")
 }
+
+// What is under way to followers is no lag, however much it is; what they lack for longer is.
+func TestWhatIsUnderWayIsNoLag(t *testing.T) {
+	s := three(t)
+	s.tick(nil, 10)
+	led := s.nodes[0]
+	s.nodes[1].held, s.nodes[2].held = true, true
+	var many []string
+	for range 300 { // MaxLag is 100
+		many = append(many, "v")
+	}
+	led.core.Append(values(many...))
+	s.settle()
+	more := values("more")
+	led.core.Append(more)
+	s.settle()
+	require.NoError(t, more.Err, "it waits with the others")
+
+	s.tick(nil, 12)
+	refused := values("too much")
+	led.core.Append(refused)
+	s.settle()
+	require.ErrorIs(t, refused.Err, core.ErrInsufficientISR)
+
+	s.nodes[1].held, s.nodes[2].held = false, false
+	s.settle()
+	s.tick(nil, 1)
+	again := values("again")
+	led.core.Append(again)
+	s.settle()
+	require.NoError(t, again.Err)
+	require.NoError(t, more.Err)
+	require.EqualValues(t, 302, led.log.EndOffset())
+}

@@ -120,6 +120,7 @@ func (c *Core) Tick() {
 		return
 	}
 	c.ticks++
+	c.noteEnd()
 	c.expireBarriers()
 	c.tickMend()
 	if c.lost {
@@ -287,10 +288,27 @@ func (c *Core) manage() {
 	c.handOverIfStalled()
 }
 
-// caughtUp says whether a peer has almost all that this leader has, by its Match.
+// caughtUp says whether a peer has almost all that this leader had an election timeout ago, by
+// its Match: what has come since is under way to it, however much that is.
 func (c *Core) caughtUp(p PeerID, match uint64) bool {
 	lag, ok := c.lag(match)
-	return ok && c.heardLately(p) && lag <= c.cfg.MaxLag
+	return ok && c.heardLately(p) && lag <= c.cfg.MaxLag+c.recent()
+}
+
+// noteEnd notes where the log ends at a tick. ends has that of an election timeout, oldest first.
+func (c *Core) noteEnd() {
+	if len(c.ends) == c.cfg.ElectionTicks {
+		c.ends = slices.Delete(c.ends, 0, 1)
+	}
+	c.ends = append(c.ends, c.last.Offset)
+}
+
+// recent returns how many records have come in the last election timeout.
+func (c *Core) recent() uint64 {
+	if len(c.ends) == 0 {
+		return 0
+	}
+	return c.last.Offset - min(c.ends[0], c.last.Offset)
 }
 
 // canBeLost says whether the membership, with a learner as a voter, goes on if that is lost at

@@ -20,6 +20,13 @@ type raftLog struct {
 	confs []confAt      // the newest is that at applied
 	// applied is up to where entries have been applied.
 	applied uint64
+	// recent are the last entries that raft has had written, one behind the other, and
+	// recentBytes the length of their data: what is committed, and what followers lack, is
+	// mostly among them, and need not be read, copied and verified. Its array is not written
+	// to where a slice of it was handed out.
+	recent      []*pb.Entry
+	recentBytes int
+	maxRecent   int // bound of recentBytes, but for the last entry
 	// failed is the first error of the log that raft must not go on after, and damaged the
 	// first damage that it was told of as something else since it was noted.
 	failed  error
@@ -31,10 +38,54 @@ func (r *raftLog) InitialState() (*pb.HardState, *pb.ConfState, error) {
 	return r.hard, r.confAt(r.applied), nil
 }
 
+// note keeps an entry that raft has written, in the place of any from there on.
+func (r *raftLog) note(e *pb.Entry) {
+	if n := len(r.recent); n > 0 {
+		first := r.recent[0].GetIndex()
+		switch i := e.GetIndex(); {
+		case i <= first || i > first+uint64(n):
+			r.forget()
+		case i < first+uint64(n):
+			for _, gone := range r.recent[i-first:] {
+				r.recentBytes -= len(gone.GetData())
+			}
+			r.recent = r.recent[: i-first : i-first]
+		}
+	}
+	r.recent = append(r.recent, e)
+	r.recentBytes += len(e.GetData())
+	for r.recentBytes > r.maxRecent && len(r.recent) > 1 {
+		r.recentBytes -= len(r.recent[0].GetData())
+		r.recent = r.recent[1:]
+	}
+}
+
+// forget forgets all recent entries.
+func (r *raftLog) forget() { r.recent, r.recentBytes = nil, 0 }
+
+// remembered returns the recent entries from lo on, up to hi and as many as fit in maxSize, but
+// one at least; none if lo is not among them.
+func (r *raftLog) remembered(lo, hi, maxSize uint64) []*pb.Entry {
+	if len(r.recent) == 0 || lo < r.recent[0].GetIndex() || lo >= r.recent[0].GetIndex()+uint64(len(r.recent)) {
+		return nil
+	}
+	from := lo - r.recent[0].GetIndex()
+	to := from + 1
+	for size := uint64(len(r.recent[from].GetData())); to < min(uint64(len(r.recent)), from+hi-lo); to++ {
+		if size += uint64(len(r.recent[to].GetData())); size > maxSize {
+			break
+		}
+	}
+	return r.recent[from:to:to]
+}
+
 // Entries implements raft.Storage. It may return fewer than maxSize allows, since
 // ReadEntries ends with the segment; raft asks again. Bodies are copied: nobody can say
 // when raft, and the messages that it makes of them, are done with them.
 func (r *raftLog) Entries(lo, hi, maxSize uint64) ([]*pb.Entry, error) {
+	if entries := r.remembered(lo, hi, maxSize); len(entries) > 0 {
+		return entries, nil
+	}
 	stored, lease, err := r.log.ReadEntries(nil, lo, hi-1, int(min(maxSize, math.MaxInt)))
 	if err != nil {
 		return nil, r.readError(lo, err)

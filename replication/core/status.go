@@ -55,7 +55,8 @@ type Replica struct {
 	// Lag is by how many records it is behind, Known says whether that is known.
 	Lag   uint64
 	Known bool
-	// InSync says that it was heard of lately, and is behind by MaxLag records at most.
+	// InSync says that it was heard of lately, and is behind by MaxLag records at most, not
+	// counting those of the last election timeout.
 	InSync bool
 	// Silent is for how many ticks nothing was heard of it.
 	Silent uint64

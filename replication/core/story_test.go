@@ -250,7 +250,7 @@ func (n *actor) boot() {
 	n.turns++
 	n.core, err = core.New(core.Config{
 		Self: n.id, Nodes: nodes, Preferred: 1, Static: n.static, Quorum: n.quorum,
-		MaxLag: 100, ElectionTicks: 10, ReportTicks: 5, TimeoutTicks: 30,
+		MaxLag: 100, ElectionTicks: 10, ReportTicks: 5, TimeoutTicks: 30, RecentBytes: 1,
 		Unsynced: n.unsynced, BootID: n.bootID,
 		Log: log, Rand: rand.New(rand.NewPCG(uint64(n.id), n.turns)),
 	})

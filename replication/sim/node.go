@@ -137,7 +137,7 @@ func (n *node) boot() {
 	}
 	n.core, err = core.New(core.Config{
 		Self: n.id, Nodes: nodes, Preferred: 1, Static: n.plan.static, Quorum: n.plan.quorum,
-		MaxLag: maxLag, ElectionTicks: electionTicks, ReportTicks: reportTicks, TimeoutTicks: timeoutTicks,
+		MaxLag: maxLag, RecentBytes: n.plan.recent, ElectionTicks: electionTicks, ReportTicks: reportTicks, TimeoutTicks: timeoutTicks,
 		Log: log, Rand: rand.New(rand.NewPCG(n.rng.Uint64(), 2)),
 	})
 	if err != nil {

@@ -27,6 +27,7 @@ type plan struct {
 	reshape  time.Duration // between removals of nodes, which come back
 	drift    int           // clocks differ by up to so many per cent
 	blackout bool          // now and then all nodes lose power at once
+	recent   int           // bytes of the last entries that nodes keep in memory
 }
 
 // draw draws the plan.
@@ -60,5 +61,6 @@ func (w *world) draw() plan {
 	if r.IntN(5) == 0 {
 		p.quorum += r.IntN(p.nodes - p.quorum + 1)
 	}
+	p.recent = []int{1, 1, 300, 3000, 0}[r.IntN(5)]
 	return p
 }
