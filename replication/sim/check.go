@@ -69,8 +69,10 @@ func (n *node) owe(w *core.Write) {
 	}()
 	if w.TakesBack() {
 		n.stats.Truncations++
-		if p, ok := n.places[first]; ok && n.chains[first] == p.Chain {
-			n.violated("node %d removes entry %d, which is committed", n.id, first)
+		// One that a leader before the last has had may be committed by others meanwhile, and
+		// not on the word of this node, which hears of the leader in between first.
+		if p, ok := n.places[first]; ok && n.chains[first] == p.Chain && n.durableOn(p)-1 < n.majority() {
+			n.violated("node %d removes entry %d, which is committed, and has it on %d other nodes only", n.id, first, n.durableOn(p)-1)
 		}
 		// If that fails half-way, all of it may be there yet.
 		n.takenFrom = first
@@ -283,21 +285,26 @@ func (n *node) checkNode() {
 	n.shown = max(n.shown, s.Committed)
 }
 
-// learn notes a committed entry that nobody has shown before.
-func (n *node) learn(i uint64, p storage.Place) {
-	voters := len(n.nodes) // of which some may have been removed
-	for _, o := range n.nodes {
-		if o.core == nil {
+// majority returns on how many nodes at least what is committed must be.
+func (w *world) majority() int {
+	voters := len(w.nodes) // of which some may have been removed
+	for _, n := range w.nodes {
+		if n.core == nil {
 			continue
 		}
-		if some := len(o.core.Status().Voters); some > 0 {
+		if some := len(n.core.Status().Voters); some > 0 {
 			voters = min(voters, some)
 		}
 	}
-	if n.stats.Removals > 0 {
+	if w.stats.Removals > 0 {
 		voters-- // a leader that has not applied the last change commits by the membership before
 	}
-	if on := n.durableOn(p); on < voters/2+1 {
+	return voters/2 + 1
+}
+
+// learn notes a committed entry that nobody has shown before.
+func (n *node) learn(i uint64, p storage.Place) {
+	if on := n.durableOn(p); on < n.majority() {
 		n.violated("node %d shows entry %d, which is durable on %d nodes; voters there %v, before %v", n.id, i, on, n.core.Status().Voters, n.core.Status().Outgoing)
 	}
 	entries, lease, err := n.log.ReadEntries(nil, i, i, 1<<30)
