@@ -13,7 +13,7 @@ const (
 	maxRunRecords = 4096
 	maxRunBytes   = 4 << 20
 	// maxUnderWay is how many bytes of appends a session has under way before it waits
-	// until they are durable, though more has arrived.
+	// until they are durable, though more has arrived. See clusterWindow.
 	maxUnderWay = 256 << 10
 
 	// standaloneCopies is on how many disks an append of a server without replication
@@ -22,20 +22,19 @@ const (
 	standaloneTerm   = 1
 )
 
-// appends are those of one session that are not answered yet, in order: first waiting,
-// then records.
+// appends are those of one session that are not answered yet, in order: first waiting, or in a
+// cluster flights, then records.
 type appends struct {
 	waiting []waiting
+	flights []*flight
 	// records are to become one entry; they point into the decoder's buffer.
 	records []storage.Record
 	bytes   int // of records
-	sent    int // bytes of those in waiting
+	sent    int // bytes of those in waiting or flights
 }
 
-// underWay says whether there are appends to be waited for, and more may join them.
-func (a *appends) underWay() bool {
-	return len(a.waiting)+len(a.records) > 0 && a.sent+a.bytes < maxUnderWay
-}
+// any says whether there are appends to be waited for.
+func (a *appends) any() bool { return len(a.waiting)+len(a.flights)+len(a.records) > 0 }
 
 // waiting is an append that the log has taken.
 type waiting struct {
@@ -49,6 +48,9 @@ type waiting struct {
 // takeRecord takes a record whose request has n bytes.
 func (c *session) takeRecord(m *wire.AppendRequest, n int) {
 	a := &c.appends
+	if len(a.records) > 0 && a.bytes+n > maxRunBytes {
+		c.submitRecords() // so that each entry fits in a frame
+	}
 	a.records = append(a.records, storage.Record{Key: m.Key, Value: m.Value})
 	a.bytes += n
 	if len(a.records) >= maxRunRecords || a.bytes >= maxRunBytes {
@@ -59,11 +61,16 @@ func (c *session) takeRecord(m *wire.AppendRequest, n int) {
 // submitRecords has the log take the records as one entry.
 func (c *session) submitRecords() {
 	a := &c.appends
-	if len(a.records) > 0 {
+	if len(a.records) == 0 {
+		return
+	}
+	if c.server.cluster != nil {
+		c.flyRecords()
+	} else {
 		a.waiting = append(a.waiting, waiting{pending: c.server.log.AppendAsync(a.records...), singles: len(a.records)})
 		a.sent += a.bytes
-		c.dropRecords()
 	}
+	c.dropRecords()
 }
 
 func (c *session) dropRecords() {
@@ -78,6 +85,10 @@ func (c *session) takeBatch(m *wire.BatchAppendRequest) {
 	if m.Log != 0 {
 		c.settle()
 		c.unknownLog(m.Log)
+		return
+	}
+	if c.server.cluster != nil {
+		c.flyBatch(m)
 		return
 	}
 	h, err := batch.ParseHeader(m.Body)
@@ -110,6 +121,10 @@ func (c *session) answerBatch(first uint64, count uint32, duplicate bool, err er
 
 // settle answers all appends, when they are as durable as they are to be.
 func (c *session) settle() {
+	if c.server.cluster != nil {
+		c.landAll()
+		return
+	}
 	a := &c.appends
 	if len(a.waiting) == 0 && len(a.records) > 0 {
 		// The usual case needs nobody else to commit it.

@@ -73,6 +73,10 @@ func submit(log *storage.Log, m *wire.BatchAppendRequest) storage.Pending {
 // newProducer answers a request for a producer's id: the index of an entry of its own,
 // which no other has.
 func (c *session) newProducer() {
+	if c.server.cluster != nil {
+		c.flyProducer()
+		return
+	}
 	p := c.server.log.AppendControl([]byte(producer.ControlID))
 	_, err := p.Wait()
 	if err == nil && c.server.opts.Sync != storage.SyncAlways() {

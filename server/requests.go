@@ -55,17 +55,27 @@ func (c *session) answer(f wire.Frame) error {
 		return err
 	case wire.TypeBarrierRequest:
 		m, err := wire.ParseBarrierRequest(f.Payload)
-		if err == nil && !c.unknownLog(m.Log) {
-			// A server without replication acknowledges what it shows, and nothing else.
-			c.out = wire.BarrierResponse{End: c.server.log.EndOffset()}.AppendTo(c.out)
+		if err != nil || c.unknownLog(m.Log) {
+			return err
 		}
-		return err
+		return c.barrier()
 	case wire.TypeProducerRequest:
 		m, err := wire.ParseProducerRequest(f.Payload)
 		if err == nil && !c.unknownLog(m.Log) {
 			c.newProducer()
 		}
 		return err
+	case wire.TypeChainRequest:
+		m, err := wire.ParseChainRequest(f.Payload)
+		if err == nil && !c.unknownLog(m.Log) {
+			c.chain(m.Offset)
+		}
+		return err
+	case wire.TypeTransferRequest, wire.TypeRemoveRequest, wire.TypeAllowRequest:
+		return c.manage(f)
+	case wire.TypePeerHello:
+		c.refusePeer()
+		return nil
 	}
 	c.refuse(wire.CodeInvalidMessage, fmt.Sprintf("%s is no request that this server knows", f.Type))
 	return nil
@@ -94,6 +104,9 @@ func (c *session) hello(m *wire.HelloRequest) {
 // express, is answered as an empty one.
 func (c *session) read(offset uint64) error {
 	rec, lease, err := c.server.log.Read(offset)
+	if err != nil && c.mended(err) {
+		rec, lease, err = c.server.log.Read(offset)
+	}
 	if err != nil {
 		c.refuse(codeOf(err), err.Error())
 		return nil
@@ -150,6 +163,9 @@ func (c *session) send(b []byte) error {
 
 func (c *session) offsetForTime(ms int64) {
 	offset, err := c.server.log.OffsetForTime(ms)
+	if err != nil && c.mended(err) {
+		offset, err = c.server.log.OffsetForTime(ms)
+	}
 	if err != nil {
 		c.refuse(codeOf(err), err.Error())
 		return
@@ -163,6 +179,9 @@ func (c *session) fetch(m *wire.FetchRequest) error {
 	most := int(min(max(m.MaxBytes, 1), wire.MaxFetchEntries)) // there is always an entry, if any
 	least := min(int(m.MinBytes), most)
 	raw, lease, err := log.ReadRaw(m.Offset, most)
+	if err != nil && c.mended(err) {
+		raw, lease, err = log.ReadRaw(m.Offset, most)
+	}
 	if err == nil && m.WaitMillis > 0 && len(raw.Bytes) < least {
 		// Answers to earlier requests need not wait for it, nor others for their memory.
 		if err := c.flush(); err != nil {

@@ -45,6 +45,7 @@ type Server struct {
 	copies       uint32 // what receipts say
 	memory       *semaphore.Weighted
 	producers    producers
+	cluster      *cluster        // nil: this is no node of one
 	waits        context.Context // ends when the server stops
 	endWaits     context.CancelFunc
 
@@ -54,6 +55,8 @@ type Server struct {
 	listeners map[net.Listener]struct{}
 	sessions  map[*session]struct{}
 	running   sync.WaitGroup // Serve calls and sessions
+	peers     sync.WaitGroup // connections of other nodes
+	peerCount int
 }
 
 // Options configures a server. The zero value is the default configuration.
@@ -96,8 +99,8 @@ func (o *Options) Validate() error {
 	return nil
 }
 
-// New returns a server of log, which stays the caller's to close, after Shutdown. The
-// error is that of Options.Validate.
+// New returns a server of log that stands alone: see [StartMember] for one of a cluster. The log
+// stays the caller's to close, after Shutdown. The error is that of Options.Validate.
 func New(log *storage.Log, o Options) (*Server, error) {
 	if err := o.Validate(); err != nil {
 		return nil, err
@@ -181,34 +184,40 @@ func (s *Server) begin(register func()) bool {
 // open starts the session of a new connection.
 func (s *Server) open(conn net.Conn) {
 	c := newSession(s, conn)
-	if s.full() {
-		s.turnAway(c)
-		return
+	if n := s.count(); n >= s.opts.MaxConnections {
+		if s.cluster == nil || n >= s.opts.MaxConnections+extraConnections || conn.SetReadDeadline(time.Now().Add(helloTimeout)) != nil {
+			s.turnAway(c)
+			return
+		}
+		c.extra = true
 	}
 	if !s.begin(func() { s.sessions[c] = struct{}{} }) {
 		_ = conn.Close()
 		return
 	}
 	go func() {
-		defer s.running.Done()
-		c.run()
+		hello := c.run()
 		s.mu.Lock()
 		delete(s.sessions, c)
 		s.mu.Unlock()
+		s.running.Done()
+		if hello != nil {
+			s.servePeer(c, hello.frame)
+		}
 	}()
 }
 
-// full says whether there are as many sessions as there may be.
-func (s *Server) full() bool {
+// count returns how many sessions there are.
+func (s *Server) count() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.sessions) >= s.opts.MaxConnections
+	return len(s.sessions)
 }
 
 // turnAway tells a client that there are too many, if that takes no time, and hangs up.
 func (s *Server) turnAway(c *session) {
 	s.logger.Warn("connection refused: there are too many", "client", c.conn.RemoteAddr().String(), "max_connections", s.opts.MaxConnections)
-	c.refuse(wire.CodeOverloaded, fmt.Sprintf("this server has %d connections, and takes no more", s.opts.MaxConnections))
+	c.refuse(wire.CodeOverloaded, s.turnAwayText())
 	// A new connection's buffer is empty: the write does not wait.
 	if c.conn.SetWriteDeadline(time.Now().Add(time.Second)) == nil {
 		_, _ = c.conn.Write(c.out)
@@ -216,20 +225,27 @@ func (s *Server) turnAway(c *session) {
 	_ = c.conn.Close()
 }
 
-// Shutdown stops accepting, has the requests answered that have arrived, closes each
-// connection when it has sent nothing for some 20 ms, or after 2 s, and waits for
-// that. When ctx ends first the connections are closed at once, and the error is
-// ctx's.
-func (s *Server) Shutdown(ctx context.Context) error {
+// stopAccepting closes the listeners. Sessions go on.
+func (s *Server) stopAccepting() {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	if !s.stopping {
 		s.stopping = true
 		close(s.stopped)
-		s.endWaits()
 	}
 	for l := range s.listeners {
 		_ = l.Close() // Serve ends by it
 	}
+}
+
+// Shutdown stops accepting, has the requests answered that have arrived, closes each
+// connection when it has sent nothing for some 20 ms, or after 2 s, and waits for
+// that. When ctx ends first the connections are closed at once, and the error is
+// ctx's. Connections of other nodes stay until the cluster's transport is closed.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.stopAccepting()
+	s.mu.Lock()
+	s.endWaits()
 	for c := range s.sessions {
 		c.finish()
 	}
@@ -244,6 +260,9 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	case <-done:
 		return nil
 	case <-ctx.Done():
+	}
+	if s.cluster != nil {
+		s.cluster.cut()
 	}
 	s.mu.Lock()
 	for c := range s.sessions {

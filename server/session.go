@@ -59,6 +59,8 @@ type session struct {
 	until  time.Time    // when that must be there
 	taken  bool         // it is, and is being answered
 	broken error        // why nothing can be written any more
+	begun  bool         // a request has come
+	extra  bool         // it is one too many, but if it is another node's
 	stopBy atomic.Int64 // set by finish: the Unix time, in ns, to have ended by
 }
 
@@ -83,7 +85,7 @@ func (c *session) fill() error {
 	if err := c.reserve(); err != nil {
 		return err
 	}
-	if within := c.dec.Buffered() > 0; within || c.within {
+	if within := c.dec.Buffered() > 0; (within || c.within) && !c.extra { // whose deadline is for all of a frame
 		c.within = within
 		var deadline time.Time
 		if within {
@@ -161,13 +163,26 @@ func (c *session) free() {
 }
 
 // run serves until the client goes, or what it sends cannot be understood any
-// more, or finish.
-func (c *session) run() {
-	defer c.conn.Close()
+// more, or finish. It closes the connection, but if that turns out to be another node's: then it
+// returns the hello.
+func (c *session) run() *peerHello {
 	defer c.free()
 	err := c.serve()
+	var hello *peerHello
+	if errors.As(err, &hello) && c.server.becomesPeer(c) {
+		return hello
+	}
+	defer c.conn.Close()
+	c.end(err)
+	return nil
+}
+
+// end says the last things on a connection.
+func (c *session) end(err error) {
 	var frame *wire.FrameError
 	switch {
+	case c.extra:
+		c.server.turnAway(c)
 	case errors.As(err, &frame):
 		c.refuse(wire.CodeInvalidMessage, frame.Error()+"; closing the connection")
 		if c.flush() == nil {
@@ -179,6 +194,14 @@ func (c *session) run() {
 			c.linger(lingerTime)
 		}
 	case errors.Is(err, os.ErrDeadlineExceeded) && c.stopBy.Load() != 0:
+		if c.server.cluster != nil {
+			// A request that is on its way has its answer by it, and its client goes on
+			// elsewhere; to one that is idle it says the same.
+			c.refuse(wire.CodeOverloaded, "this node stops: go on with another one")
+			if c.flush() != nil {
+				return
+			}
+		}
 		c.linger(lingerStopping)
 	case err == io.EOF:
 	default:
@@ -198,12 +221,15 @@ func (c *session) serve() error {
 				break
 			}
 			c.taken = c.taken || c.budget > 0
+			if c.extra && !c.isPeer(f, true) {
+				return errTooMany
+			}
 			if err := c.handle(f); err != nil {
 				return err
 			}
 		}
 		// What has arrived meanwhile shares the sync.
-		if c.dec.Full() && c.appends.underWay() && c.arrived() {
+		if c.dec.Full() && c.appends.any() && c.mayHaveMore() && c.arrived() {
 			c.submitRecords()
 		} else {
 			c.settle()
@@ -216,6 +242,18 @@ func (c *session) serve() error {
 			return err
 		}
 	}
+}
+
+// mayHaveMore says whether the session may have more appends under way.
+func (c *session) mayHaveMore() bool {
+	a := &c.appends
+	if c.server.cluster == nil {
+		return a.sent+a.bytes < maxUnderWay
+	}
+	if a.sent+a.bytes >= clusterWindow {
+		c.landSome()
+	}
+	return true
 }
 
 // arrived says whether more has, without waiting for it.
@@ -234,6 +272,8 @@ func (c *session) arrived() bool {
 // handle takes one request. Its answer is in c.out, or will be after settle.
 func (c *session) handle(f wire.Frame) error {
 	c.wake()
+	first := !c.begun
+	c.begun = true
 	var err error
 	switch f.Type {
 	case wire.TypeAppendRequest:
@@ -247,6 +287,10 @@ func (c *session) handle(f wire.Frame) error {
 		if m, err = wire.ParseBatchAppendRequest(f.Payload); err == nil {
 			c.takeBatch(&m)
 			return c.flushIfLarge()
+		}
+	case wire.TypePeerHello:
+		if c.isPeer(f, first) {
+			return &peerHello{f}
 		}
 	}
 	// A request is answered after, and sees, those before it.
@@ -343,6 +387,7 @@ func (c *session) write(a, b []byte) error {
 type buffers struct {
 	records []storage.Record
 	waiting []waiting
+	flights []*flight
 	out     []byte
 }
 
@@ -353,6 +398,7 @@ func (c *session) wake() {
 	if c.pooled == nil {
 		c.pooled = pool.Get().(*buffers)
 		c.appends.records, c.appends.waiting, c.out = c.pooled.records[:0], c.pooled.waiting[:0], c.pooled.out[:0]
+		c.appends.flights = c.pooled.flights[:0]
 	}
 }
 
@@ -360,6 +406,7 @@ func (c *session) wake() {
 func (c *session) rest() {
 	if c.pooled != nil {
 		c.pooled.records, c.pooled.waiting, c.pooled.out = c.appends.records, c.appends.waiting, c.out
+		c.pooled.flights = c.appends.flights
 		pool.Put(c.pooled)
 		c.pooled, c.appends, c.out = nil, appends{}, nil
 	}

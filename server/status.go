@@ -13,15 +13,16 @@ func (s *Server) status() wire.Status {
 	st := wire.Status{
 		Role: "standalone", Version: Version, Storage: storage.Version, Protocol: wire.ProtocolVersion,
 		Uptime: time.Since(s.started).Seconds(), Sync: s.opts.Sync.String(), SyncMeaning: meaning(s.opts.Sync),
-		FirstOffset: m.FirstOffset, EndOffset: m.EndOffset, LastIndex: m.LastIndex, DurableIndex: m.DurableIndex,
+		FirstOffset: m.FirstOffset, CommittedOffset: m.EndOffset, EndOffset: m.EndOffset, LastIndex: m.LastIndex, DurableIndex: m.DurableIndex,
 		Segments: m.Segments, FileBytes: m.FileBytes, MaxConnections: s.opts.MaxConnections,
 	}
 	if m.Failed != nil {
 		st.Failed = m.Failed.Error()
 	}
-	s.mu.Lock()
-	st.Connections = len(s.sessions)
-	s.mu.Unlock()
+	st.Connections = s.count()
+	if s.cluster != nil {
+		s.cluster.fill(&st, s.opts.Sync)
+	}
 	return st
 }
 

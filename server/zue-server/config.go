@@ -26,6 +26,11 @@ type config struct {
 	dataDir string
 	listen  string
 	sync    string
+	// cluster is nil for a server that stands alone.
+	cluster    *membership
+	secretFile string
+	listenSet  bool     // by flag or environment
+	warnings   []string // to be logged when it starts
 
 	logFormat, logLevel string
 	compression         string
@@ -61,7 +66,8 @@ func (s *size) Set(text string) error {
 // flags declares the flags.
 func (c *config) flags(f *pflag.FlagSet) {
 	c.segmentSize, c.requestMemory = storage.DefaultSegmentBytes, server.DefaultMaxRequestBytes
-	f.StringVar(&c.listen, "listen", "127.0.0.1", "`address` to listen on; 0.0.0.0 is all")
+	f.StringVar(&c.listen, "listen", "", "`address` to listen on; 0.0.0.0 is all (default 127.0.0.1; in a cluster the node's in cluster.conf)")
+	f.StringVar(&c.secretFile, "cluster-secret-file", "", "`file` with the secret by which the nodes of a cluster know one another")
 	f.StringVar(&c.sync, "sync", "always", "when appends are durable: always (before they are answered), interval=<duration>, never")
 	f.Var(&c.segmentSize, "segment-size", "size of a segment file, 16KiB to 1GiB; one is allocated ahead")
 	f.DurationVar(&c.storage.SegmentAge, "segment-age", 0, "begin a segment when the last one is so old, so that retention can remove that; 0: never")
@@ -138,8 +144,12 @@ func (c *config) read(args []string, flags *pflag.FlagSet, stderr io.Writer) err
 	if args[1] == "" {
 		errs = append(errs, errors.New("the data directory's name is empty"))
 	}
-	if c.listen == "" { // net.Listen takes it for all
-		fault("listen", errors.New("the address is empty; 0.0.0.0 is all"))
+	c.listenSet = flags.Changed("listen") || c.listen != ""
+	if c.listen == "" {
+		if c.listenSet { // net.Listen takes it for all
+			fault("listen", errors.New("the address is empty; 0.0.0.0 is all"))
+		}
+		c.listen = defaultListen
 	}
 	c.port, c.dataDir = uint16(port), fromCaller(args[1])
 	c.storage.Sync, err = storage.ParseSyncPolicy(c.sync)
@@ -156,8 +166,25 @@ func (c *config) read(args []string, flags *pflag.FlagSet, stderr io.Writer) err
 	c.storage.Logger, c.server.Logger = logger, logger
 	c.server.MaxRequestBytes, c.server.Sync = int64(c.requestMemory), c.storage.Sync
 	errs = append(errs, c.storage.Validate(), c.server.Validate())
+	if len(args) == 4 {
+		errs = append(errs, c.readCluster(args[2], args[3]))
+	}
+	switch {
+	case c.secretFile == "" && flags.Changed("cluster-secret-file"):
+		fault("cluster-secret-file", errors.New("the file's name is empty"))
+	case c.secretFile != "" && len(args) != 4:
+		fault("cluster-secret-file", errors.New("only a cluster's node has a secret: give it a cluster.conf and a node number"))
+	case c.secretFile != "" && c.cluster != nil:
+		fault("cluster-secret-file", c.readSecret())
+	}
+	if c.cluster != nil {
+		c.warnHosts()
+	}
 	return errors.Join(errs...)
 }
+
+// defaultListen is where a server that stands alone listens.
+const defaultListen = "127.0.0.1"
 
 // newLogger makes the program's logger.
 func newLogger(format string, level slog.Level, w io.Writer) (*slog.Logger, error) {

@@ -79,15 +79,33 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 func command(stderr io.Writer) *cobra.Command {
 	var c config
 	cmd := &cobra.Command{
-		Use:   "zue-server <port> <data_dir>",
-		Short: "Keep a log in a directory and serve it over TCP",
+		Use:   "zue-server <port> <data_dir> [<cluster.conf> <node_id>]",
+		Short: "Keep a log in a directory and serve it over TCP, alone or as a node of a cluster",
 		Long: fmt.Sprintf(`zue-server keeps a log in <data_dir>, which it creates if need be, and serves it
 on <port> until it gets SIGINT or SIGTERM. Port 0 means any free one; the log on
 standard error says which.
 
-The first SIGINT or SIGTERM stops it: what has arrived is answered, for 10 s at most; the exit
-code is 0. A second one ends it at once, with 130 for SIGINT and 143 for SIGTERM. Otherwise
-the code is 1 when something failed, as a port that is in use, and 2 for wrong usage.
+With <cluster.conf> and <node_id> it is one of several servers that keep the same log: the one
+of that number in the file, whose port <port> must be. All nodes need the same file:
+
+  node 1 192.168.1.10 9001 leader      number, host, port; who stands first for election
+  node 2 192.168.1.11 9002 follower
+  node 3 192.168.1.12 9003 follower
+  quorum 2                 on how many nodes a record is before it is acknowledged; default: a majority
+  timeout 5000             ms that this may take
+  max_lag 1000             records that a replica in sync may be behind
+  heartbeat 2000           ms between reports of followers
+  election auto            or static: only the leader ever leads
+  election_timeout 1000    ms without a leader before another node stands
+
+For the first start all of them must be up, with empty data directories. A node that loses its
+data gets it back from the others: start it with an empty directory. One whose log is damaged
+beyond what can be mended puts its directory aside, which gets another name, and does the same.
+
+The first SIGINT or SIGTERM stops it: what has arrived is answered, for 10 s at most, and a
+leader hands over; the exit code is 0. A second one ends it at once, with 130 for SIGINT and 143
+for SIGTERM. Otherwise the code is 1 when something failed, as a port that is in use or a disk
+that is full, and 2 for wrong usage.
 
 Sizes: 64MiB is 64 times 1024 times 1024 bytes (KiB, MiB, GiB; Ki, Mi, Gi), 64MB is 64,000,000
 (k, KB, MB, GB; K, M, G); a number alone is bytes. For --segment-size, --index-interval,
@@ -97,13 +115,14 @@ bytes, key and value together.
 Each flag can be given in the environment, too: ZUE_SYNC for --sync, ZUE_SEGMENT_SIZE for
 --segment-size, and so on. The command line counts more; an empty variable counts as none.`, wire.MaxRecord),
 		Example: `  zue-server 9000 ./data
-  zue-server 9000 /var/lib/zue --listen 0.0.0.0 --sync interval=50ms`,
+  zue-server 9000 /var/lib/zue --listen 0.0.0.0 --sync interval=50ms
+  zue-server 9001 /var/lib/zue /etc/zue/cluster.conf 1 --cluster-secret-file /etc/zue/secret`,
 		Version:       fmt.Sprintf("%s (storage %s, format %d, wire %s, protocol %d, %s)", server.Version, storage.Version, storage.FormatVersion, wire.Version, wire.ProtocolVersion, runtime.Version()),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) != 2 {
-				return usageError{fmt.Errorf("expected 2 arguments, a port and a data directory, not %d", len(args))}
+			if len(args) != 2 && len(args) != 4 {
+				return usageError{fmt.Errorf("expected 2 arguments, a port and a data directory, or 4, with cluster.conf and a node number, not %d", len(args))}
 			}
 			return nil
 		},
@@ -111,11 +130,16 @@ Each flag can be given in the environment, too: ZUE_SYNC for --sync, ZUE_SEGMENT
 			if err := c.read(args, cmd.Flags(), stderr); err != nil {
 				return usageError{err}
 			}
+			if c.cluster != nil {
+				return serveMember(cmd.Context(), c)
+			}
 			return serve(cmd.Context(), c)
 		},
 	}
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{flagError(err)} })
 	c.flags(cmd.Flags())
+	cmd.AddCommand(devCommand(stderr))
+	cmd.CompletionOptions.HiddenDefaultCmd = true
 	return cmd
 }
 
@@ -137,6 +161,9 @@ func serve(ctx context.Context, c config) error {
 	if err != nil {
 		return err
 	}
+	if err := server.CheckStandalone(c.dataDir); err != nil {
+		return errors.Join(err, listener.Close())
+	}
 	log, err := storage.Open(c.dataDir, c.storage)
 	if err != nil {
 		return errors.Join(err, listener.Close())
@@ -153,13 +180,16 @@ func serve(ctx context.Context, c config) error {
 }
 
 // listen takes the port.
-func listen(c config) (net.Listener, error) {
+func listen(c config) (*net.TCPListener, error) {
 	addr := net.JoinHostPort(c.listen, strconv.Itoa(int(c.port)))
 	listener, err := net.Listen("tcp", addr)
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return nil, fmt.Errorf("%w: another program has port %d; stop it or choose another port", err, c.port)
 	}
-	return listener, err
+	if err != nil {
+		return nil, err
+	}
+	return listener.(*net.TCPListener), nil
 }
 
 // serveLog serves a log on a listener, which it closes, until ctx ends.
