@@ -54,7 +54,8 @@ type Server struct {
 	stopped   chan struct{} // closed when stopping is set
 	listeners map[net.Listener]struct{}
 	sessions  map[*session]struct{}
-	running   sync.WaitGroup // Serve calls and sessions
+	running   sync.WaitGroup // Serve calls, sessions and scrubs
+	scrubbing sync.Once
 	peers     sync.WaitGroup // connections of other nodes
 	peerCount int
 }
@@ -71,6 +72,12 @@ type Options struct {
 	// MinRequestBytes: those beyond it wait until there is room, and are refused after
 	// 30 s. Default: DefaultMaxRequestBytes.
 	MaxRequestBytes int64
+	// ScrubInterval is the time between two scrubs: each reads the whole log, logs what is
+	// damaged, and has a cluster's node mend it. Negative: there are none. Default:
+	// DefaultScrubInterval.
+	ScrubInterval time.Duration
+	// ScrubRate is how many bytes a second a scrub reads at most. Default: DefaultScrubRate.
+	ScrubRate int64
 	// Sync is the policy that the log was opened with, which receipts and the status
 	// tell of. Default: storage.SyncAlways.
 	Sync storage.SyncPolicy
@@ -93,6 +100,9 @@ func (o *Options) Validate() error {
 	if o.MaxRequestBytes != 0 && o.MaxRequestBytes < MinRequestBytes {
 		errs = append(errs, fmt.Errorf("%d bytes for requests: want %d or more, or 0 for %d", o.MaxRequestBytes, int64(MinRequestBytes), int64(DefaultMaxRequestBytes)))
 	}
+	if o.ScrubRate < 0 {
+		errs = append(errs, fmt.Errorf("a scrub of %d bytes a second: want 1 or more, or 0 for %d", o.ScrubRate, DefaultScrubRate))
+	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("server options: %w", err)
 	}
@@ -113,6 +123,12 @@ func New(log *storage.Log, o Options) (*Server, error) {
 	}
 	if o.MaxRequestBytes == 0 {
 		o.MaxRequestBytes = DefaultMaxRequestBytes
+	}
+	if o.ScrubInterval == 0 {
+		o.ScrubInterval = DefaultScrubInterval
+	}
+	if o.ScrubRate == 0 {
+		o.ScrubRate = DefaultScrubRate
 	}
 	s := &Server{
 		memory:       semaphore.NewWeighted(o.MaxRequestBytes),
@@ -139,6 +155,11 @@ func (s *Server) Serve(l net.Listener) error {
 	if !s.begin(func() { s.listeners[l] = struct{}{} }) {
 		return errors.Join(ErrStopped, l.Close())
 	}
+	s.scrubbing.Do(func() {
+		if s.opts.ScrubInterval > 0 && s.begin(func() {}) {
+			go s.scrub()
+		}
+	})
 	defer s.running.Done()
 	defer func() {
 		s.mu.Lock()

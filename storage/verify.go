@@ -107,11 +107,21 @@ func Verify(ctx context.Context, fsys vfs.FS, dir string, o WalkOptions) (Report
 // The error is that of ctx, once it is done, or ErrClosed once the log is closed; the
 // report then covers what came before. Damage is no error.
 func (l *Log) Verify(ctx context.Context, report func(*CorruptionError)) (Report, error) {
-	v := logVerify{log: l, ctx: ctx, tell: report}
+	return l.VerifyPaced(ctx, nil, report)
+}
+
+// VerifyPaced is Verify for a scrub that must not take the disk from others: after each MiB or so
+// of entries, and at the end, it calls pace with the number of bytes since the last time, which
+// may wait, and whose error ends it and is returned. A nil pace waits for nothing.
+func (l *Log) VerifyPaced(ctx context.Context, pace func(bytes int64) error, report func(*CorruptionError)) (Report, error) {
+	v := logVerify{log: l, ctx: ctx, pace: pace, tell: report}
 	for _, s := range *l.segments.Load() {
 		if err := v.segment(s); err != nil {
 			return v.report, fmt.Errorf("verify: %w", err)
 		}
+	}
+	if err := v.wait(); err != nil {
+		return v.report, fmt.Errorf("verify: %w", err)
 	}
 	return v.report, nil
 }
@@ -120,6 +130,8 @@ func (l *Log) Verify(ctx context.Context, report func(*CorruptionError)) (Report
 type logVerify struct {
 	log    *Log
 	ctx    context.Context
+	pace   func(bytes int64) error // nil: there is no need to
+	paced  int64                   // bytes that it was told of
 	tell   func(*CorruptionError)
 	report Report
 	next   int64 // how many bytes there are at the next look whether to stop
@@ -201,10 +213,23 @@ func (v *logVerify) visit(item Item) error {
 			return nil
 		}
 		v.next = v.report.Bytes + verifyStep
+		if err := v.wait(); err != nil {
+			return err
+		}
 	case *DamageItem:
 		v.damage(item.Corruption())
 	}
 	return v.stop()
+}
+
+// wait calls pace for what was checked since it was called last.
+func (v *logVerify) wait() error {
+	n := v.report.Bytes - v.paced
+	if v.pace == nil || n == 0 {
+		return nil
+	}
+	v.paced = v.report.Bytes
+	return v.pace(n)
 }
 
 func (v *logVerify) damage(e *CorruptionError) {

@@ -2,6 +2,7 @@ package storage
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -188,4 +189,28 @@ func BenchmarkVerify(b *testing.B) {
 		require.NoError(b, l.Close())
 		require.NoError(b, os.RemoveAll(dir))
 	}
+}
+
+func TestVerifyPaced(t *testing.T) {
+	l, err := Open(t.TempDir(), Options{SegmentBytes: 1 << 20})
+	require.NoError(t, err)
+	defer l.Close()
+	for range 50 {
+		_, err := l.Append(Record{Value: make([]byte, 100_000)})
+		require.NoError(t, err)
+	}
+	total, calls := int64(0), 0
+	report, err := l.VerifyPaced(t.Context(), func(n int64) error {
+		total += n
+		calls++
+		require.Less(t, n, int64(verifyStep+200_000))
+		return nil
+	}, nil)
+	require.NoError(t, err)
+	require.Equal(t, report.Bytes, total)
+	require.GreaterOrEqual(t, calls, 4)
+
+	stop := errors.New("stop")
+	_, err = l.VerifyPaced(t.Context(), func(int64) error { return stop }, nil)
+	require.ErrorIs(t, err, stop)
 }

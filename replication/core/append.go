@@ -65,6 +65,7 @@ type Append struct {
 	term   uint64 // in which it was proposed
 	since  uint64 // tick
 	until  uint64 // tick: see orphan
+	sure   int    // see sureCopies
 }
 
 // Append takes a request to append. Its outcome is in an [Output] later, or in the next.
@@ -261,7 +262,7 @@ func (c *Core) placedProposal(e *pb.Entry, p *placed) {
 
 // fly has an append wait for the acknowledgement of its entry, which is in the leader's log.
 func (c *Core) fly(a *Append, p *placed) {
-	a.Term, a.Index, a.First = p.term, p.index, p.offset
+	a.Term, a.Index, a.First, a.sure = p.term, p.index, p.offset, c.sureCopies(p.index)
 	at, _ := slices.BinarySearchFunc(c.flights, p.index+1, func(a *Append, i uint64) int { return cmp.Compare(a.Index, i) })
 	c.flights = slices.Insert(c.flights, at, a)
 }
@@ -318,13 +319,12 @@ func (c *Core) settleOrphans() {
 			return false
 		}
 		p, err := c.log.PlaceAfter(a.Index)
-		copies := c.leastMajority()
 		switch {
 		case err == nil && p.Term != a.Term:
 			a.Leader = c.leader.Node()
 			c.answer(a, fmt.Errorf("%w any more: another leader's entry has the place of this one", ErrNotLeader))
-		case err == nil && copies >= c.cfg.Quorum:
-			a.Copies = copies
+		case err == nil && a.sure >= c.cfg.Quorum:
+			a.Copies = a.sure
 			c.answer(a, nil)
 		default:
 			c.answer(a, ErrQuorumFailed)
@@ -333,16 +333,15 @@ func (c *Core) settleOrphans() {
 	})
 }
 
-// leastMajority returns on how many voters an entry of the memberships that are still known is
-// durable at least, when it is committed.
-func (c *Core) leastMajority() int {
-	voters := len(c.conf().GetVoters())
-	for _, conf := range c.raft.confs {
-		if n := len(conf.conf.GetVoters()); n > 0 {
-			voters = min(voters, n)
-		}
+// sureCopies returns on how many voters an entry that comes to be at that index, now, is durable
+// at least when it is committed, by whoever leads then. Such a leader goes by the present
+// membership, or has not applied the change to it yet, and goes by the one before; one to come it
+// applies only when the entry is committed.
+func (c *Core) sureCopies(index uint64) int {
+	if newest := c.raft.confs[len(c.raft.confs)-1].index; c.confPending > c.raft.applied || index <= newest {
+		return 1
 	}
-	return voters/2 + 1
+	return min(len(c.conf().GetVoters()), c.former)/2 + 1
 }
 
 // matches returns up to which entry each voter's log is durable and equal to the leader's,

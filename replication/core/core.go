@@ -50,6 +50,9 @@ type Core struct {
 	toShow    uint64 // up to where entries of this log have been applied
 	lost      bool   // the log lacks what was committed: see startLost
 	confSaves int
+	// former is how many voters the membership before the present one has; 1 if that is not
+	// known.
+	former int
 	// confPending is an index up to which there may be a change of membership.
 	confPending uint64
 	saved       uint64 // commit as of the last write that saved it, and when that was
@@ -196,6 +199,10 @@ func (c *Core) start() error {
 	})
 	if err != nil {
 		return fmt.Errorf("start raft: %w", err)
+	}
+	c.former = 1
+	if n := len(c.raft.confs); n > 0 && c.raft.confs[n-1].index == origin(0).Index {
+		c.former = len(c.conf().GetVoters()) // there is none before
 	}
 	c.rn, c.role, c.leader, c.term = rn, raft.StateFollower, 0, c.st.term
 	c.show(applied)
@@ -350,7 +357,7 @@ func (c *Core) beforeChange(w *Write, index uint64) *Write {
 func (c *Core) restore(p storage.Place, cs *pb.ConfState) {
 	c.last, c.tail, c.table = p, nil, nil
 	c.raft.forget()
-	c.raft.confs, c.raft.applied = []confAt{{p.Index, cs}}, p.Index
+	c.raft.confs, c.raft.applied, c.former = []confAt{{p.Index, cs}}, p.Index, 1
 	c.st.commit = max(c.st.commit, p.Index)
 	c.joined(cs)
 }
@@ -549,6 +556,7 @@ func (c *Core) applyConf(e *pb.Entry) error {
 	if err := proto.Unmarshal(e.GetData(), cc.(proto.Message)); err != nil {
 		return fmt.Errorf("change of membership in entry %d: %w", e.GetIndex(), err)
 	}
+	c.former = len(c.conf().GetVoters())
 	cs := c.rn.ApplyConfChange(cc)
 	c.raft.confs = append(c.raft.confs, confAt{e.GetIndex(), cs})
 	c.raft.applied = e.GetIndex()

@@ -9,6 +9,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/pflag"
@@ -37,6 +38,8 @@ type config struct {
 	segmentSize         size
 	retentionSize       size
 	requestMemory       size
+	scrubInterval       time.Duration
+	scrubRate           size
 
 	storage storage.Options
 	server  server.Options
@@ -77,6 +80,9 @@ func (c *config) flags(f *pflag.FlagSet) {
 	f.StringVar(&c.compression, "compression", "none", "of records that clients append one by one: none, gzip, snappy, lz4, zstd")
 	f.IntVar(&c.server.MaxConnections, "max-connections", server.DefaultMaxConnections, "clients at once; further ones are told so and hung up on")
 	f.Var(&c.requestMemory, "max-request-memory", fmt.Sprintf("memory for requests of more than 64 KiB that are being received, and answers as long that are not sent from a mapped file; %d bytes or more", server.MinRequestBytes))
+	c.scrubRate = server.DefaultScrubRate
+	f.DurationVar(&c.scrubInterval, "scrub-interval", server.DefaultScrubInterval, "time between two scrubs, which read the whole log and report damage, and in a cluster have it mended; 0: never")
+	f.Var(&c.scrubRate, "scrub-rate", "bytes that a scrub reads in a second")
 	f.StringVar(&c.logFormat, "log-format", "text", "of the lines on standard error: text, json")
 	f.StringVar(&c.logLevel, "log-level", "info", "least important lines to write: debug, info, warn, error")
 }
@@ -164,6 +170,13 @@ func (c *config) read(args []string, flags *pflag.FlagSet, stderr io.Writer) err
 	fault("log-format", err)
 	c.storage.SegmentBytes, c.storage.RetentionBytes = int64(c.segmentSize), int64(c.retentionSize)
 	c.storage.Logger, c.server.Logger = logger, logger
+	c.server.ScrubInterval, c.server.ScrubRate = c.scrubInterval, int64(c.scrubRate)
+	switch {
+	case c.scrubInterval < 0:
+		fault("scrub-interval", fmt.Errorf("%v is less than 0", c.scrubInterval))
+	case c.scrubInterval == 0:
+		c.server.ScrubInterval = -1 // never
+	}
 	c.server.MaxRequestBytes, c.server.Sync = int64(c.requestMemory), c.storage.Sync
 	errs = append(errs, c.storage.Validate(), c.server.Validate())
 	if len(args) == 4 {
