@@ -275,3 +275,41 @@ func TestChangesOfMembershipBehindTheirCommits(t *testing.T) {
 	require.Equal(t, st.Last+1, n.core.Status().Committed, "the first is known to be committed")
 	require.Len(t, n.core.Status().Learners, 1)
 }
+
+// The way out of a joint membership is not lost when a transfer of leadership was under way at
+// that moment, though nothing else is appended.
+func TestJointMembershipIsLeft(t *testing.T) {
+	s := three(t)
+	led, two, three := s.nodes[0], s.nodes[1], s.nodes[2]
+	three.crash()
+	three.disk = vfs.NewMem()
+	s.tick(nil, 1)
+	s.take = func(m *core.Message) bool { return m.Kind == core.KindRaft && m.Raft.GetType() == pb.MsgTimeoutNow }
+	three.boot()
+	// The learner's promotion, which replaces its former incarnation, waits for the second's disk.
+	for range 100 {
+		s.tick(nil, 1)
+		if len(led.core.Status().Learners) > 0 {
+			break
+		}
+	}
+	two.held = true
+	for range 100 {
+		s.tick(nil, 1)
+		if led.core.Status().Changing {
+			break
+		}
+	}
+	require.True(t, led.core.Status().Changing)
+	_, err := led.core.Transfer(2)
+	require.NoError(t, err)
+	two.held = false
+	s.settle()
+	require.NotEmpty(t, led.core.Status().Outgoing, "it was not left at once")
+	s.tick(nil, 30)
+	st := led.core.Status()
+	require.Equal(t, core.RoleLeader, st.Role)
+	require.Empty(t, st.Outgoing)
+	require.False(t, st.Changing)
+	require.Contains(t, st.Voters, three.core.Status().Self)
+}

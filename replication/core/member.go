@@ -261,6 +261,7 @@ func (c *Core) change(changes []*pb.ConfChangeSingle) {
 
 // manage is what a leader does each tick.
 func (c *Core) manage() {
+	c.leaveJoint()
 	var stuck PeerID // 0: none
 	var learners []PeerID
 	c.rn.WithProgress(func(id uint64, typ raft.ProgressType, pr tracker.Progress) {
@@ -309,6 +310,15 @@ func (c *Core) recent() uint64 {
 		return 0
 	}
 	return c.last.Offset - min(c.ends[0], c.last.Offset)
+}
+
+// leaveJoint ends a joint membership. raft proposes that itself when it has applied the change,
+// but once: where a transfer of leadership is under way it is dropped.
+func (c *Core) leaveJoint() {
+	if len(c.conf().GetVotersOutgoing()) > 0 && c.confPending <= c.raft.applied {
+		_ = c.rn.ProposeConfChange(&pb.ConfChangeV2{}) // if not, again at the next tick
+		c.pump()
+	}
 }
 
 // canBeLost says whether the membership, with a learner as a voter, goes on if that is lost at

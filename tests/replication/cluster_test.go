@@ -84,11 +84,18 @@ func newCluster(t testing.TB, n int, lines string, flags ...string) *cluster {
 
 func (n *node) address() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(n.port)) }
 
-// start starts the node.
+// start starts the node, if it is down.
 func (n *node) start() {
 	n.t.Helper()
+	n.startWith()
+}
+
+// startWith starts the node by a command that takes another as its last arguments.
+func (n *node) startWith(command ...string) {
+	n.t.Helper()
 	if n.p == nil {
-		n.p = start(n.t, n.log, serverPath, append([]string{strconv.Itoa(n.port), n.dir, n.conf, strconv.Itoa(n.id)}, n.flags...)...)
+		args := append(command, serverPath, strconv.Itoa(n.port), n.dir, n.conf, strconv.Itoa(n.id))
+		n.p = start(n.t, n.log, append(args, n.flags...)...)
 	}
 }
 

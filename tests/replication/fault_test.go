@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -300,6 +301,33 @@ func TestInstallBelowTheFirstKeptOffset(t *testing.T) {
 	rec, err := away.only().Read(t.Context(), end-1)
 	require.NoError(t, err)
 	require.True(t, strings.HasSuffix(string(rec.Value), "z99"))
+}
+
+// A node whose disk is full ends, and says why; the others go on. With space it goes on, too.
+func TestFullDisk(t *testing.T) {
+	if out, err := exec.Command("unshare", "-rm", "mount", "-t", "tmpfs", "-o", "size=1m", "none", "/mnt").CombinedOutput(); err != nil {
+		t.Skipf("no file system of one's own can be mounted here: %v: %s", err, out)
+	}
+	withLoad(t, 3, quick, func(c *cluster, l *load) {
+		full := c.nodes[c.leader().id%3]
+		full.kill()
+		full.wipe()
+		require.NoError(t, os.Mkdir(full.dir, 0o700))
+		full.startWith("unshare", "-rm", "sh", "-c", `mount -t tmpfs -o size=1m none "$1" && shift && exec "$@"`, "sh", full.dir)
+		c.whole()
+		l.appendAll(numbered(strings.Repeat("f", 10_000), 300)...)
+		select {
+		case <-full.p.done:
+		case <-time.After(patience):
+			t.Fatal("its disk is full, and it runs on")
+		}
+		require.Equal(t, 1, full.p.cmd.ProcessState.ExitCode())
+		require.Contains(t, full.log.String(), "no space left on device")
+		full.p = nil
+		l.more(200)
+		full.start()
+		c.whole()
+	}, "--segment-size", "64KiB")
 }
 
 var soak = flag.Duration("soak", 0, "how long TestRandomFaults runs; 0: 20 s")

@@ -83,9 +83,9 @@ func (s *syncBuffer) String() string {
 }
 
 // start starts a program.
-func start(t testing.TB, log *syncBuffer, path string, args ...string) *process {
+func start(t testing.TB, log *syncBuffer, args ...string) *process {
 	t.Helper()
-	p := &process{cmd: exec.Command(path, args...), log: log, done: make(chan struct{})}
+	p := &process{cmd: exec.Command(args[0], args[1:]...), log: log, done: make(chan struct{})}
 	p.cmd.Stderr = log
 	require.NoError(t, p.cmd.Start())
 	go func() {
