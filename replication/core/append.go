@@ -66,6 +66,8 @@ type Append struct {
 	since  uint64 // tick
 	until  uint64 // tick: see orphan
 	sure   int    // see sureCopies
+	// certain says that the node led after the append had come: see doubt.
+	certain bool
 }
 
 // Append takes a request to append. Its outcome is in an [Output] later, or in the next.
@@ -171,6 +173,11 @@ func (c *Core) checkProducer(a *Append) (done bool, err error) {
 		}
 	}
 	first, duplicate, err := c.table.Check(&a.header)
+	if err != nil && !a.certain {
+		a.certain = true // when there is an answer
+		c.Barrier(&Barrier{Tag: &doubt{a}})
+		return true, nil
+	}
 	if err != nil {
 		c.answer(a, err)
 		return true, nil
@@ -371,11 +378,12 @@ func (c *Core) answerAll(err error) {
 	}
 	c.orphans, c.flights, c.proposals = nil, nil, nil
 	c.answerParked()
-	for _, b := range c.barriers {
-		b.Err = err
-	}
-	c.out.Barriers = append(c.out.Barriers, c.barriers...)
+	barriers := c.barriers
 	c.barriers = nil
+	for _, b := range barriers {
+		b.Err = err
+		c.answerBarrier(b)
+	}
 }
 
 // answerParked refuses the appends that were never proposed.

@@ -40,7 +40,7 @@ func (c *Core) Barrier(b *Barrier) {
 		b.Err = ErrOverloaded
 	}
 	if b.Err != nil {
-		c.out.Barriers = append(c.out.Barriers, b)
+		c.answerBarrier(b)
 		return
 	}
 	b.since = c.ticks
@@ -85,6 +85,36 @@ func (c *Core) barrierAt(s raft.ReadState) {
 	}
 }
 
+// answerBarrier gives a barrier its outcome.
+func (c *Core) answerBarrier(b *Barrier) {
+	if _, own := b.Tag.(*doubt); own {
+		c.doubts = append(c.doubts, b)
+		return
+	}
+	c.out.Barriers = append(c.out.Barriers, b)
+}
+
+// doubt is the tag of a barrier of the core's own, by which it finds out whether it still leads
+// before it refuses a producer's batch for good: a leader that another one has succeeded does not
+// know of what that one has taken.
+type doubt struct{ append *Append }
+
+// settleDoubts goes on with the appends that had to wait for that.
+func (c *Core) settleDoubts() {
+	defer c.guard()
+	doubts := c.doubts
+	c.doubts = nil
+	for _, b := range doubts {
+		a := b.Tag.(*doubt).append
+		if b.Err == nil && c.err == nil && !c.closing && c.rn != nil && c.leads() {
+			c.propose(a)
+			continue
+		}
+		a.Leader = c.leader.Node()
+		c.answer(a, ErrNotLeader)
+	}
+}
+
 // answerBarriers answers those whose entries readers see.
 func (c *Core) answerBarriers() {
 	c.barriers = slices.DeleteFunc(c.barriers, func(b *Barrier) bool {
@@ -92,7 +122,7 @@ func (c *Core) answerBarriers() {
 			return false
 		}
 		b.End = c.log.EndOffset()
-		c.out.Barriers = append(c.out.Barriers, b)
+		c.answerBarrier(b)
 		return true
 	})
 }
@@ -102,7 +132,7 @@ func (c *Core) expireBarriers() {
 	c.barriers = slices.DeleteFunc(c.barriers, func(b *Barrier) bool {
 		if c.ticks-b.since >= uint64(c.cfg.TimeoutTicks) {
 			b.Err = ErrNoLeader
-			c.out.Barriers = append(c.out.Barriers, b)
+			c.answerBarrier(b)
 			return true
 		}
 		return false

@@ -67,8 +67,9 @@ type Core struct {
 	table     *producer.Table
 
 	barriers []*Barrier
-	sequence uint64 // of the last barrier
-	nonce    uint64 // tells them from those before a restart
+	doubts   []*Barrier // the core's own that have their outcome
+	sequence uint64     // of the last barrier
+	nonce    uint64     // tells them from those before a restart
 
 	peers    map[PeerID]*peer
 	met      map[NodeID]*meeting // nodes, before there is a cluster
@@ -237,6 +238,10 @@ func (c *Core) guard() {
 // in any order.
 func (c *Core) Ready() Output {
 	c.pump()
+	if len(c.doubts) > 0 {
+		c.settleDoubts()
+		c.pump()
+	}
 	out := c.out
 	c.out = Output{}
 	return out

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/zue-log/zue/replication/core"
+	"github.com/zue-log/zue/replication/producer"
 	"github.com/zue-log/zue/storage"
 	"github.com/zue-log/zue/storage/batch"
 	"github.com/zue-log/zue/storage/vfs"
@@ -312,4 +313,51 @@ func TestJointMembershipIsLeft(t *testing.T) {
 	require.Empty(t, st.Outgoing)
 	require.False(t, st.Changing)
 	require.Contains(t, st.Voters, three.core.Status().Self)
+}
+
+// A leader that does not know yet that it is none any more must not tell a producer that a batch is
+// missing, which another leader has taken.
+func TestDeposedLeaderDoesNotJudgeProducers(t *testing.T) {
+	s := three(t)
+	led, two := s.nodes[0], s.nodes[1]
+	batchOf := func(sequence int32) *core.Append {
+		body := batch.Append(nil, []batch.Record{{Value: []byte("v")}}, 1)
+		require.NoError(t, batch.SetProducer(body, 7, 0, sequence))
+		return &core.Append{Body: body, Checksum: batch.Checksum(body), Tag: sequence}
+	}
+	first := batchOf(0)
+	led.core.Append(first)
+	s.settle()
+	require.NoError(t, first.Err)
+	for _, other := range []core.NodeID{2, 3} {
+		s.cut[[2]core.NodeID{1, other}], s.cut[[2]core.NodeID{other, 1}] = true, true
+	}
+	s.tick([]core.NodeID{2, 3}, 40)
+	next := two
+	if s.nodes[2].core.Status().Role == core.RoleLeader {
+		next = s.nodes[2]
+	}
+	second := batchOf(1)
+	next.core.Append(second)
+	s.settle()
+	require.NoError(t, second.Err)
+
+	require.Equal(t, core.RoleLeader, led.core.Status().Role, "it has not noticed")
+	third := batchOf(2)
+	led.core.Append(third)
+	s.settle()
+	require.NoError(t, third.Err, "there is no answer yet")
+	clear(s.cut)
+	s.tick(nil, 5)
+	require.ErrorIs(t, third.Err, core.ErrNotLeader)
+
+	again := batchOf(2)
+	next.core.Append(again)
+	s.settle()
+	require.NoError(t, again.Err)
+	gap := batchOf(9)
+	next.core.Append(gap)
+	s.settle()
+	s.tick(nil, 1)
+	require.ErrorIs(t, gap.Err, producer.ErrGap, "a leader that is one does")
 }
