@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/zue-log/zue/replication/core"
@@ -66,6 +67,7 @@ type Node struct {
 	ended  chan struct{}     // closed when all goroutines have
 	once   sync.Once
 	tasks  sync.WaitGroup
+	damage atomic.Int64 // see Damage
 
 	mu      sync.Mutex
 	runs    []run // that wait to become an entry
@@ -74,7 +76,9 @@ type Node struct {
 	err     error // why it has ended
 
 	// The goroutine's own.
-	pending int // writes that are not done
+	pending int           // writes that are not done
+	queue   []*core.Write // of them, those that the storage's goroutine has no room for
+	known   int64         // of damage, the core's
 	last    core.Standing
 }
 
@@ -139,7 +143,11 @@ func (n *Node) Stop() {
 
 // run is the goroutine around the core.
 func (n *Node) run(c *core.Core) {
-	defer close(n.writes)
+	defer func() {
+		close(n.writes)
+		for range n.done { // store may have more to say than there is room for
+		}
+	}()
 	defer close(n.repair)
 	ticks := time.NewTicker(n.opts.Tick)
 	defer ticks.Stop()
@@ -156,7 +164,14 @@ func (n *Node) run(c *core.Core) {
 			n.refuse(c)
 			return
 		}
+		var writes chan<- *core.Write // nil: there is none
+		var next *core.Write
+		if len(n.queue) > 0 {
+			writes, next = n.writes, n.queue[0]
+		}
 		select {
+		case writes <- next:
+			n.queue = n.queue[1:]
 		case do := <-n.inputs:
 			do(c)
 			n.takeMore(c)
@@ -199,22 +214,29 @@ func (n *Node) carryOut(c *core.Core) {
 	if len(out.Messages) > 0 {
 		n.opts.Transport.Send(out.Messages)
 	}
-	for _, w := range out.Writes {
-		n.pending++
-		for sent := false; !sent; { // the storage's goroutine may wait for room in done
-			select {
-			case n.writes <- w:
-				sent = true
-			case f := <-n.done:
-				n.written(c, f)
-			}
-		}
-	}
+	n.pending += len(out.Writes)
+	n.queue = append(n.queue, out.Writes...)
+	n.handOut()
 	for _, r := range out.Repairs {
 		n.repair <- r // there is one at a time
 	}
 	answer(&out)
+	n.noteDamage(c)
 	n.report(c.Standing())
+}
+
+// handOut hands writes to the storage's goroutine, as many as there is room for. A disk that
+// stalls must not stop the node: the others wait, bounded by what the core takes.
+func (n *Node) handOut() {
+	for len(n.queue) > 0 {
+		select {
+		case n.writes <- n.queue[0]:
+			n.queue = n.queue[1:]
+		default:
+			return
+		}
+	}
+	n.queue = nil
 }
 
 // doRepairs is the goroutine that does repairs.
@@ -228,6 +250,7 @@ func (n *Node) doRepairs() {
 // repaired tells the core of a repair that is done.
 func (n *Node) repaired(c *core.Core, r *core.Repair) {
 	c.Repaired(r)
+	n.noteDamage(c)
 	switch err := r.Err(); {
 	case err != nil:
 		n.opts.Logger.Warn("damage could not be mended", "damage", r.Damage(), "err", err)
@@ -239,11 +262,28 @@ func (n *Node) repaired(c *core.Core, r *core.Repair) {
 // Damaged says that damage was found in the node's log, as [core.Core.Damaged] says. It does not
 // wait: where there is no room, the damage will be found again.
 func (n *Node) Damaged(e *storage.CorruptionError) {
+	n.damage.Add(1)
 	select {
-	case n.inputs <- func(c *core.Core) { c.Damaged(e) }:
+	case n.inputs <- func(c *core.Core) {
+		c.Damaged(e)
+		n.noteDamage(c)
+		n.damage.Add(-1)
+	}:
 	default:
+		n.damage.Add(-1)
 	}
 }
+
+// noteDamage has Damage tell what the core knows.
+func (n *Node) noteDamage(c *core.Core) {
+	known := int64(c.Damage())
+	n.damage.Add(known - n.known)
+	n.known = known
+}
+
+// Damage returns how much damage is known of, and neither mended nor given up. It does not wait
+// for the node's goroutine, and costs little.
+func (n *Node) Damage() int { return int(n.damage.Load()) }
 
 // answer gives answers to who waits for them.
 func answer(out *core.Output) {
@@ -294,6 +334,7 @@ func (n *Node) report(s core.Standing) {
 // store is the goroutine that makes writes durable, in their order. It begins each as soon as
 // it may, so that those that come together share a sync.
 func (n *Node) store() {
+	defer close(n.done)
 	var begun []*core.Write
 	var next *core.Write // that may not begin yet
 	writes := n.writes
@@ -325,7 +366,7 @@ func (n *Node) store() {
 		if failed == nil {
 			failed = w.Finish(n.log)
 		}
-		n.done <- finished{w, failed} // there is room for all that can be under way
+		n.done <- finished{w, failed}
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 	"github.com/zue-log/zue/replication/core"
 	"github.com/zue-log/zue/storage"
 	"github.com/zue-log/zue/storage/batch"
+	"github.com/zue-log/zue/storage/vfs"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -294,4 +296,65 @@ func TestLongRecordsTogether(t *testing.T) {
 	require.Eventually(t, func() bool { return add(33 << 20) }, 10*time.Second, time.Millisecond)
 	require.ErrorIs(t, <-answers, storage.ErrTooLarge)
 	require.NoError(t, n.Err())
+}
+
+// A disk that stalls under many appends stops nothing but them, and when it then fails the node
+// ends.
+func TestDiskThatStallsAndFails(t *testing.T) {
+	mem := vfs.NewMem()
+	log, err := storage.Open("/log", storage.Options{ManualCommit: true, SegmentBytes: 1 << 20, FS: mem})
+	require.NoError(t, err)
+	n, err := Start(Options{
+		Tick: 10 * time.Millisecond, Transport: nowhere{},
+		Core: core.Config{
+			Self: 1, Nodes: []core.NodeID{1}, Preferred: 1, Quorum: 1, MaxLag: 10_000,
+			ElectionTicks: 10, ReportTicks: 20, TimeoutTicks: 100_000, Log: log, Rand: rand.New(rand.NewPCG(1, 1)),
+		},
+	})
+	require.NoError(t, err)
+	sequence := int32(0)
+	next := func() *core.Append {
+		body := batch.Append(nil, []storage.Record{{Value: []byte("x")}}, 1)
+		require.NoError(t, batch.SetProducer(body, 2, 0, sequence))
+		sequence++
+		return &core.Append{Body: body, Checksum: batch.Checksum(body)}
+	}
+	require.Eventually(t, func() bool {
+		sequence = 0
+		return n.Append(t.Context(), next()) == nil
+	}, 30*time.Second, 10*time.Millisecond)
+	gate := make(chan struct{})
+	mem.Inject(func(op vfs.Op, _ string) error {
+		if op != vfs.OpSync {
+			return nil
+		}
+		<-gate
+		return syscall.EIO
+	})
+	// Each batch of a producer is a write of its own, if the one before is not there yet.
+	answers := make(chan error, 4000)
+	for range 4 {
+		late := make(chan struct{})
+		n.inputs <- func(*core.Core) { <-late }
+		for range 1000 {
+			require.NoError(t, n.AppendAsync(t.Context(), next(), func(a *core.Append) { answers <- a.Err }))
+		}
+		close(late)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	_, err = n.Status(ctx)
+	require.NoError(t, err, "the node goes on")
+	close(gate)
+	select {
+	case <-n.Done():
+	case <-ctx.Done():
+		t.Fatal("the node does not end")
+	}
+	require.ErrorIs(t, n.Err(), syscall.EIO)
+	for range 4000 {
+		require.Error(t, <-answers)
+	}
+	mem.Inject(nil)
+	_ = log.Close() // it has failed
 }

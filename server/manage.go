@@ -31,6 +31,8 @@ func (c *session) barrier() error {
 		c.out = wire.BarrierResponse{End: end}.AppendTo(c.out)
 	case errors.Is(err, core.ErrOverloaded):
 		c.refuse(wire.CodeOverloaded, "too many barriers are under way: try again")
+	case errors.Is(err, core.ErrQuorumFailed):
+		c.refuse(wire.CodeNotLeader, "leadership has changed meanwhile: try again")
 	case errors.Is(err, core.ErrNoLeader):
 		c.refuse(wire.CodeNotLeader, fmt.Sprintf("no leader has answered this node within %v: try again, or another node", k.conf.Timeout))
 	default:

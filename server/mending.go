@@ -1,7 +1,6 @@
 package server
 
 import (
-	"context"
 	"errors"
 	"time"
 
@@ -20,27 +19,30 @@ const (
 func (c *session) mended(err error) bool {
 	k := c.server.cluster
 	var damage *storage.CorruptionError
-	if k == nil || !errors.As(err, &damage) {
+	var fault *storage.FaultError
+	switch {
+	case k == nil:
+		return false
+	case errors.As(err, &damage):
+	case errors.As(err, &fault): // what the disk does not deliver is as good as damaged
+		damage = &storage.CorruptionError{Path: fault.Path, Reason: err.Error()}
+	default:
 		return false
 	}
 	_ = c.flush() // answers to earlier requests need not wait for it; an error stays for the next
-	ctx, cancel := context.WithTimeout(c.server.waits, mendWait)
-	defer cancel()
 	k.node.Damaged(damage)
+	timeout := time.NewTimer(mendWait)
+	defer timeout.Stop()
 	poll := time.NewTicker(mendPoll)
 	defer poll.Stop()
-	for {
-		st, err := k.node.Status(ctx)
-		if err != nil {
-			return false
-		}
-		if st.Damage == 0 {
-			return true
-		}
+	for k.node.Damage() > 0 {
 		select {
 		case <-poll.C:
-		case <-ctx.Done():
+		case <-timeout.C:
+			return true // other damage may take longer
+		case <-c.server.waits.Done():
 			return false
 		}
 	}
+	return true
 }

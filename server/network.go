@@ -16,6 +16,7 @@ import (
 // peerNetwork carries messages by net/transport.
 type peerNetwork struct {
 	*transport.Transport
+	logger *slog.Logger
 
 	mu    sync.Mutex
 	since map[uint16]time.Time // when links first saw that a link was not up
@@ -68,7 +69,7 @@ func connectPeers(o networkOptions) (*peerNetwork, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &peerNetwork{Transport: t, since: map[uint16]time.Time{}}, nil
+	return &peerNetwork{Transport: t, logger: o.logger, since: map[uint16]time.Time{}}, nil
 }
 
 // frameTypes are the types of frames, by the class of what they carry.
@@ -84,8 +85,10 @@ var frameTypes = [...]wire.Type{
 func (n *peerNetwork) Send(messages []*core.Message) {
 	for _, m := range messages {
 		frame := m.Encode(wire.PeerHeaderSize)
-		if wire.SealPeerFrame(frameTypes[m.Class()], frame) != nil {
-			continue // no entry is so long: see takeRecord
+		if err := wire.SealPeerFrame(frameTypes[m.Class()], frame); err != nil {
+			// No entry is so long: see takeRecord.
+			n.logger.Error("a message is too long to be sent to another node", "node", m.To, "err", err)
+			continue
 		}
 		lane := transport.Bulk
 		if m.Urgent() {

@@ -82,6 +82,9 @@ func (c *session) finish() {
 // fill reads more requests. It gives up on a client that stops within a frame and, in
 // a stopping server, on one that pauses.
 func (c *session) fill() error {
+	if c.broken != nil {
+		return c.broken // and what the node has not let go of stays in the buffer
+	}
 	if err := c.reserve(); err != nil {
 		return err
 	}

@@ -116,6 +116,11 @@ func (c *Core) leads() bool { return c.rn.BasicStatus().RaftState == raft.StateL
 
 // propose proposes an append, or parks or answers it.
 func (c *Core) propose(a *Append) {
+	if c.err != nil || c.rn == nil || !c.leads() { // since it was parked
+		a.Leader = c.leader.Node()
+		c.answer(a, ErrNotLeader)
+		return
+	}
 	if n := len(c.inSync()); n < c.cfg.Quorum {
 		// A new leader's followers have had no chance yet.
 		if c.role != raft.StateLeader || c.ticks-c.led < uint64(c.cfg.ElectionTicks) {
@@ -131,7 +136,12 @@ func (c *Core) propose(a *Append) {
 	}
 	if a.Body != nil && a.header.ProducerID >= 0 {
 		done, err := c.checkProducer(a)
-		if err != nil {
+		var damaged *storage.CorruptionError
+		switch {
+		case errors.As(err, &damaged): // it will be known when that is mended
+			c.Damaged(damaged)
+			c.answer(a, fmt.Errorf("%w: what the producer has appended is damaged here: %w", ErrOverloaded, err))
+		case err != nil:
 			c.fail(err)
 			c.answer(a, ErrStopped)
 		}

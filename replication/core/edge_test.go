@@ -361,3 +361,19 @@ func TestDeposedLeaderDoesNotJudgeProducers(t *testing.T) {
 	s.tick(nil, 1)
 	require.ErrorIs(t, gap.Err, producer.ErrGap, "a leader that is one does")
 }
+
+// Remove says so when nothing comes of it.
+func TestRemoveBesideATransfer(t *testing.T) {
+	s := three(t)
+	led := s.nodes[0]
+	_, err := led.core.Transfer(2)
+	require.NoError(t, err)
+	require.ErrorIs(t, led.core.Remove(3), core.ErrChanging)
+	s.settle()
+	require.Equal(t, core.RoleLeader, s.nodes[1].core.Status().Role)
+	s.tick(nil, 1)
+	require.NoError(t, s.nodes[1].core.Remove(3))
+	require.ErrorIs(t, s.nodes[1].core.Remove(1), core.ErrChanging)
+	s.tick(nil, 1)
+	require.Len(t, s.nodes[1].core.Status().Voters, 2)
+}

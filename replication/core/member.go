@@ -1,6 +1,7 @@
 package core
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
@@ -245,18 +246,24 @@ func (c *Core) admit(p PeerID) {
 			changes = append(changes, &pb.ConfChangeSingle{Type: pb.ConfChangeRemoveNode.Enum(), NodeId: new(id)})
 		}
 	}
-	c.change(changes)
+	_ = c.change(changes) // it will ask again
 }
 
+// ErrChanging says that the membership cannot be changed at the moment.
+var ErrChanging = errors.New("another change of the membership, or of who leads, is under way: try again")
+
 // change proposes a change of membership, unless one is under way: raft would make an empty
-// entry of it.
-func (c *Core) change(changes []*pb.ConfChangeSingle) {
+// entry of it. The error is ErrChanging.
+func (c *Core) change(changes []*pb.ConfChangeSingle) error {
 	c.pump()
 	if c.err != nil || c.role != raft.StateLeader || c.confPending > c.raft.applied || len(c.conf().GetVotersOutgoing()) > 0 {
-		return
+		return ErrChanging
 	}
-	_ = c.rn.ProposeConfChange(&pb.ConfChangeV2{Changes: changes}) // if not, again later
+	if err := c.rn.ProposeConfChange(&pb.ConfChangeV2{Changes: changes}); err != nil {
+		return ErrChanging
+	}
 	c.pump()
+	return nil
 }
 
 // manage is what a leader does each tick.
@@ -344,7 +351,7 @@ func (c *Core) promote(p PeerID) {
 			changes = append(changes, &pb.ConfChangeSingle{Type: pb.ConfChangeRemoveNode.Enum(), NodeId: new(uint64(m))})
 		}
 	}
-	c.change(changes)
+	_ = c.change(changes) // if not, at the next tick
 }
 
 // lag returns by how many records a peer with that Match is behind; false if that is not
@@ -422,7 +429,11 @@ func (c *Core) Transfer(n NodeID) (NodeID, error) {
 		}
 	}
 	if to == 0 || c.cfg.Static {
-		return 0, fmt.Errorf("hand leadership over to node %d: no such voter is in sync, or elections are static", n)
+		to := fmt.Sprintf("node %d", n)
+		if n == 0 {
+			to = "another node"
+		}
+		return 0, fmt.Errorf("hand leadership over to %s: no such voter is in sync, or elections are static", to)
 	}
 	c.rn.TransferLeader(uint64(to))
 	return to.Node(), nil
@@ -452,8 +463,10 @@ func (c *Core) Remove(n NodeID) error {
 	if left < c.cfg.Quorum {
 		return fmt.Errorf("remove node %d: %d voters would be left, and the quorum is %d", n, left, c.cfg.Quorum)
 	}
+	if err := c.change(changes); err != nil {
+		return fmt.Errorf("remove node %d: %w", n, err)
+	}
 	delete(c.allowed, n)
-	c.change(changes)
 	return nil
 }
 

@@ -38,11 +38,23 @@ type Repair struct {
 
 // Do does it.
 func (r *Repair) Do(log *storage.Log) {
-	if r.first == 0 {
-		r.found, r.err = log.Damaged(r.damage)
+	if r.first > 0 {
+		r.err = log.Mend(r.first, r.entries)
 		return
 	}
-	r.err = log.Mend(r.first, r.entries)
+	if r.found, r.err = log.Damaged(r.damage); r.err != nil || len(r.found) > 0 {
+		return
+	}
+	// The entries are whole: then it is the segment's index that has led astray.
+	at := r.damage.Index
+	for _, start := range log.Starts() {
+		if r.damage.Index == 0 && start.Offset <= r.damage.Offset {
+			at = start.Index + 1
+		}
+	}
+	if at > 0 {
+		r.err = log.Mend(at, nil)
+	}
 }
 
 // Err says why it could not be done, after Do: the log's error. Nothing has changed then, unless
@@ -67,7 +79,7 @@ type mend struct {
 	repair  *Repair
 }
 
-// hopeless is damage that nobody could mend. It is not tried again before that tick: two nodes
+// hopeless is damage that could not be mended. It is not tried again before that tick: two nodes
 // that have the same would ask one another without end, since to be asked is to find it.
 type hopeless struct {
 	damage *storage.CorruptionError
@@ -119,27 +131,38 @@ func (c *Core) Repaired(r *Repair) {
 		c.giveUp()
 	case r.err != nil:
 		c.tryAnother()
+	case r.first == 0 && len(r.found) == 0:
+		c.mendDone()
 	case r.first == 0:
 		m.ranges = slices.DeleteFunc(r.found, func(r storage.IndexRange) bool { return r.Last > c.visible })
-		if len(r.found) == 0 && m.damage.Index > 0 { // the entries are whole: it is their index
-			c.repair(&Repair{damage: m.damage, first: m.damage.Index})
+		if len(m.ranges) == 0 {
+			c.giveUp()
 			return
 		}
 		c.fetch()
 	default:
 		c.mended += uint64(len(r.entries))
-		if len(m.ranges) > 0 {
-			m.ranges = m.ranges[1:]
+		m.ranges, m.entries, m.bytes, m.failed = m.ranges[1:], nil, 0, 0
+		if len(m.ranges) == 0 {
+			c.mendDone()
+			return
 		}
-		m.entries, m.bytes, m.failed = nil, 0, 0
 		c.fetch()
 	}
 }
 
-// giveUp leaves damage to be found again.
-func (c *Core) giveUp() {
+// mendDone ends what is being mended.
+func (c *Core) mendDone() {
 	c.mend = nil
 	c.mendNext()
+}
+
+// giveUp leaves damage to be found again, later.
+func (c *Core) giveUp() {
+	if len(c.hopeless) < maxDamage {
+		c.hopeless = append(c.hopeless, hopeless{c.mend.damage, c.ticks + uint64(10*c.cfg.ElectionTicks)})
+	}
+	c.mendDone()
 }
 
 // tryAnother begins the range under way anew, with another member.
@@ -150,21 +173,14 @@ func (c *Core) tryAnother() {
 		c.fetch()
 		return
 	}
-	if len(c.hopeless) < maxDamage {
-		c.hopeless = append(c.hopeless, hopeless{m.damage, c.ticks + uint64(10*c.cfg.ElectionTicks)})
-	}
 	c.giveUp()
 }
 
 // fetch asks for what is still missing of the range under way.
 func (c *Core) fetch() {
 	m := c.mend
-	if len(m.ranges) == 0 {
-		c.giveUp() // there is nothing more to do
-		return
-	}
 	from := c.mendFrom()
-	if len(from) == 0 || c.rn == nil {
+	if len(from) == 0 {
 		c.giveUp()
 		return
 	}

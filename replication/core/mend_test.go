@@ -11,6 +11,7 @@ import (
 
 	"github.com/zue-log/zue/replication/core"
 	"github.com/zue-log/zue/storage"
+	"github.com/zue-log/zue/storage/batch"
 	"github.com/zue-log/zue/storage/vfs"
 )
 
@@ -214,4 +215,41 @@ func TestDamageThatNobodyCanMend(t *testing.T) {
 	s.nodes[0].core.Append(a)
 	s.settle()
 	require.NoError(t, a.Err)
+}
+
+// A leader whose entry is damaged that a producer repeats mends it, and then knows the batch.
+func TestDamageOfARepeatedBatch(t *testing.T) {
+	for _, inHeader := range []bool{false, true} {
+		s := three(t)
+		led := s.nodes[0]
+		repeated := func() *core.Append {
+			body := batch.Append(nil, []batch.Record{{Value: make([]byte, 500)}}, 1)
+			require.NoError(t, batch.SetProducer(body, 7, 0, 0))
+			return &core.Append{Body: body, Checksum: batch.Checksum(body), Tag: "repeated"}
+		}
+		first := repeated()
+		led.core.Append(first)
+		s.settle()
+		require.NoError(t, first.Err)
+		for i := range 60 {
+			led.core.Append(values(fmt.Sprint(i) + string(make([]byte, 1000))))
+			s.settle()
+		}
+		led.flip(first.Index, inHeader)
+		again := repeated()
+		for range 20 {
+			again = repeated()
+			led.core.Append(again)
+			s.settle()
+			if again.Err == nil {
+				break
+			}
+			require.ErrorIs(t, again.Err, core.ErrOverloaded)
+			s.tick(nil, 1)
+		}
+		require.NoError(t, again.Err)
+		require.True(t, again.Duplicate)
+		require.Equal(t, first.First, again.First)
+		require.NoError(t, led.core.Err())
+	}
 }

@@ -129,7 +129,10 @@ func (r *raftLog) readError(i uint64, err error) error {
 		return raft.ErrCompacted
 	case errors.As(err, &missing):
 		return raft.ErrUnavailable
-	case errors.As(err, &damaged) && i <= r.applied:
+	case (errors.As(err, &damaged) || errors.Is(err, storage.ErrFault)) && i <= r.applied:
+		if damaged == nil { // a sector that the disk does not deliver is as good as damaged
+			damaged = &storage.CorruptionError{Index: i, Reason: err.Error()}
+		}
 		if r.damaged == nil {
 			r.damaged = damaged
 		}

@@ -107,16 +107,23 @@ func peerIDs(ids []uint64) (peers []PeerID) {
 	return peers
 }
 
+// Damage returns how many places of the log are known to be damaged, and are neither mended nor
+// given up. It costs little.
+func (c *Core) Damage() int {
+	n := len(c.damage)
+	if c.mend != nil {
+		n++
+	}
+	return n
+}
+
 // Status returns how the node is.
 func (c *Core) Status() Status {
 	standing := c.Standing()
 	s := Status{
 		Self: standing.Self, Role: standing.Role, Cluster: c.st.cluster, Term: standing.Term, Leader: standing.Leader,
 		Last: c.last.Index, Committed: c.visible, End: c.last.Offset,
-		Damage: len(c.damage), Mended: c.mended,
-	}
-	if c.mend != nil {
-		s.Damage++
+		Damage: c.Damage(), Mended: c.mended,
 	}
 	if c.rn == nil {
 		if c.st.phase < phaseActive {
