@@ -377,3 +377,41 @@ func TestRemoveBesideATransfer(t *testing.T) {
 	s.tick(nil, 1)
 	require.Len(t, s.nodes[1].core.Status().Voters, 2)
 }
+
+// However often nodes were replaced, and though the others have been started again since, one
+// more can join.
+func TestJoinAfterManyChanges(t *testing.T) {
+	s := three(t)
+	big := string(make([]byte, 1500))
+	joined := func() bool {
+		st := s.nodes[0].core.Status()
+		return !st.Changing && len(st.Learners) == 0 && s.nodes[2].core.Status().Role == core.RoleFollower
+	}
+	for i := range 150 {
+		three := s.nodes[2]
+		three.crash()
+		three.disk = vfs.NewMem()
+		three.boot()
+		for n := 0; !joined() || n < 5; n++ {
+			require.Less(t, n, 200, "round %d: %+v", i, s.nodes[0].core.Status())
+			s.tick(nil, 1)
+		}
+		for range 8 { // so that segments begin between the changes
+			s.nodes[0].core.Append(values(big))
+			s.settle()
+		}
+		if i%20 == 19 {
+			for _, n := range s.nodes {
+				n.crash()
+				n.boot()
+			}
+			for n := 0; s.nodes[0].core.Status().Role != core.RoleLeader; n++ {
+				require.Less(t, n, 500)
+				s.tick(nil, 1)
+				for _, other := range s.nodes[1:] {
+					_, _ = other.core.Transfer(1)
+				}
+			}
+		}
+	}
+}

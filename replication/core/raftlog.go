@@ -191,16 +191,18 @@ func (r *raftLog) confAt(index uint64) *pb.ConfState {
 	return pb.EnsureConfState(nil)
 }
 
-// boundConfs returns the memberships of a state, of which the oldest are left out as far as the
-// state would be too long for the log. One without voters stands for them: while the log begins
-// there, no new node can be told how it began.
+// boundConfs returns the memberships of a state, of which some are left out as far as the state
+// would be too long for the log. The first stays, since by it new nodes are told how the log
+// begins, and so do the newest; of those that come after the first, one without voters stands for
+// what is left out. Should retention have the log begin there, after the node was started again,
+// then new nodes cannot be told how it began, until it begins behind them.
 func boundConfs(s state) []confAt {
-	for len(s.confs) > 2 && len(s.encode()) > storage.MaxStateBytes-stateReserve {
+	for len(s.confs) > 3 && len(s.encode()) > storage.MaxStateBytes-stateReserve {
 		confs := slices.Clone(s.confs)
-		if len(confs[0].conf.GetVoters()) == 0 {
-			confs = slices.Delete(confs, 1, 2)
+		if len(confs[1].conf.GetVoters()) == 0 {
+			confs = slices.Delete(confs, 2, 3)
 		} else {
-			confs[0].conf = pb.EnsureConfState(nil)
+			confs[1].conf = pb.EnsureConfState(nil)
 		}
 		s.confs = confs
 	}

@@ -64,21 +64,22 @@ func TestStateGolden(t *testing.T) {
 	require.Equal(t, phaseBlank, blank.phase)
 }
 
-// However many memberships segments begin with, the state fits where a log keeps it; the oldest
-// are not known any more.
+// However many memberships segments begin with, the state fits where a log keeps it; the first is
+// known, and the newest, and of those between it is known that they are not.
 func TestStateIsBounded(t *testing.T) {
 	s := someState()
 	s.confs = nil
 	for i := range uint64(300) {
 		s.confs = append(s.confs, confAt{10 * i, &pb.ConfState{Voters: []uint64{uint64(newPeerID(1, i)), uint64(newPeerID(2, i)), uint64(newPeerID(3, 1<<47))}}})
 	}
-	newest := s.confs[299]
+	first, newest := s.confs[0], s.confs[299]
 	s.confs = boundConfs(s)
 	require.LessOrEqual(t, len(s.encode()), storage.MaxStateBytes-stateReserve)
 	require.Greater(t, len(s.confs), 50)
 	require.Equal(t, newest, s.confs[len(s.confs)-1])
-	require.Zero(t, s.confs[0].index)
+	require.Equal(t, first, s.confs[0])
 	r := &raftLog{confs: s.confs}
+	require.Equal(t, first.conf, r.confAt(9))
 	require.Empty(t, r.confAt(500).GetVoters())
 	require.Equal(t, newest.conf, r.confAt(5000))
 	few := someState()
