@@ -16,7 +16,7 @@ const statusTimeout = 2 * time.Second
 
 // fill adds how the cluster is to a status, which has what the log says.
 func (k *cluster) fill(st *wire.Status, sync storage.SyncPolicy) {
-	c := &wire.ClusterStatus{Node: uint16(k.self), Address: k.address(k.self), Quorum: k.conf.Quorum, Voters: []uint16{}}
+	c := &wire.ClusterStatus{Node: uint16(k.self), Address: k.address(k.self), Voters: []uint16{}}
 	st.Cluster, st.SyncMeaning = c, k.meaning(sync)
 	c.InSyncChanges = k.changes()
 	ctx, cancel := context.WithTimeout(context.Background(), statusTimeout)
@@ -36,6 +36,7 @@ func (k *cluster) fill(st *wire.Status, sync storage.SyncPolicy) {
 	if s.Cluster != 0 {
 		c.ID, c.Incarnation = fmt.Sprintf("%016x", s.Cluster), incarnation(s.Self)
 	}
+	c.Quorum = s.Quorum
 	c.Term, c.Leader, c.LeaderAddress = s.Term, uint16(s.Leader.Node()), k.address(s.Leader.Node())
 	c.Voters, c.Learners = numbers(s.Voters), numbers(s.Learners)
 	c.Changing, c.Damaged, c.Mended = s.Changing, s.Damage, s.Mended
@@ -150,7 +151,15 @@ func (k *cluster) compareConf(s *core.Status, warn func(bool, string, ...any)) {
 // meaning says in plain words what a policy promises in the cluster.
 func (k *cluster) meaning(p storage.SyncPolicy) string {
 	if p == storage.SyncAlways() {
-		return fmt.Sprintf("an acknowledged record is on the disks of %d nodes", k.conf.Quorum)
+		return fmt.Sprintf("an acknowledged record is on the disks of %s", k.copies())
 	}
-	return fmt.Sprintf("an acknowledged record is in the memory of %d nodes, and gets to their disks later: it survives crashes of servers, but not one of all those machines at once", k.conf.Quorum)
+	return fmt.Sprintf("an acknowledged record is in the memory of %s, and gets to their disks later: it survives crashes of servers, but not one of all those machines at once", k.copies())
+}
+
+// copies says on how many nodes an acknowledged record is.
+func (k *cluster) copies() string {
+	if k.conf.Quorum == 0 {
+		return "a majority of the nodes"
+	}
+	return fmt.Sprintf("%d nodes", k.conf.Quorum)
 }

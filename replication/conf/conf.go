@@ -5,7 +5,7 @@
 //	node 2 192.168.1.11 9002 follower
 //	node 3 192.168.1.12 9003 follower
 //
-//	quorum 2                  # copies before an append is acknowledged; default: a majority
+//	quorum 2                  # copies before an append is acknowledged; default: a majority of the members
 //	timeout 5000              # ms that an append may take; default 5000
 //	max_lag 1000              # records that a replica in sync may be behind; default 1000
 //	heartbeat 2000            # ms between reports of followers; default 2000
@@ -29,7 +29,8 @@ import (
 type Conf struct {
 	// Nodes are in the order of the file. Exactly one is Preferred.
 	Nodes []Node
-	// Quorum is on how many nodes an append is durable before it is acknowledged: at least a
+	// Quorum is on how many nodes an append is durable before it is acknowledged; 0, if the file
+	// does not say: on a majority of the members that there are at the time. At least a
 	// majority.
 	Quorum int
 	// Timeout is how long an append may wait for that.
@@ -244,9 +245,6 @@ func (p *parser) check() {
 	}
 	if p.seen["the leader"] == 0 {
 		p.fault("no node is the leader: want exactly one, which stands first")
-	}
-	if p.conf.Quorum == 0 && p.seen["quorum"] == 0 {
-		p.conf.Quorum = majority
 	}
 	if q := p.conf.Quorum; q > 0 && (q < majority || q > n) {
 		p.line = p.seen["quorum"]

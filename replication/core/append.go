@@ -114,6 +114,14 @@ func (c *Core) inFlight() int { return max(c.bytes, c.inWrites) }
 // leads says whether this node takes appends.
 func (c *Core) leads() bool { return c.rn.BasicStatus().RaftState == raft.StateLeader }
 
+// quorum returns on how many voters an append must be durable to be acknowledged.
+func (c *Core) quorum() int {
+	if c.cfg.Quorum > 0 {
+		return c.cfg.Quorum
+	}
+	return len(c.conf().GetVoters())/2 + 1
+}
+
 // propose proposes an append, or parks or answers it.
 func (c *Core) propose(a *Append) {
 	if c.err != nil || c.rn == nil || !c.leads() { // since it was parked
@@ -121,13 +129,13 @@ func (c *Core) propose(a *Append) {
 		c.answer(a, ErrNotLeader)
 		return
 	}
-	if n := len(c.inSync()); n < c.cfg.Quorum {
+	if n := len(c.inSync()); n < c.quorum() {
 		// A new leader's followers have had no chance yet.
 		if c.role != raft.StateLeader || c.ticks-c.led < uint64(c.cfg.ElectionTicks) {
 			c.parked = append(c.parked, a)
 			return
 		}
-		c.answer(a, fmt.Errorf("%w: %d, want %d", ErrInsufficientISR, n, c.cfg.Quorum))
+		c.answer(a, fmt.Errorf("%w: %d, want %d", ErrInsufficientISR, n, c.quorum()))
 		return
 	}
 	if a.Conditional && a.EndOffset != c.end() {
@@ -198,7 +206,7 @@ func (c *Core) checkProducer(a *Append) (done bool, err error) {
 	a.Duplicate = true
 	if first < c.log.FirstOffset() {
 		// It is committed, and retention has removed it since.
-		a.First, a.Copies = first, c.cfg.Quorum
+		a.First, a.Copies = first, c.quorum()
 		c.answer(a, nil)
 		return true, nil
 	}
@@ -294,10 +302,11 @@ func (c *Core) acknowledge() {
 		return
 	}
 	matches := c.matches()
-	if len(matches) < c.cfg.Quorum {
+	quorum := c.quorum()
+	if len(matches) < quorum {
 		return
 	}
-	last := min(c.visible, matches[c.cfg.Quorum-1])
+	last := min(c.visible, matches[quorum-1])
 	n := 0
 	for _, a := range c.flights {
 		if a.Index > last {
@@ -340,7 +349,7 @@ func (c *Core) settleOrphans() {
 		case err == nil && p.Term != a.Term:
 			a.Leader = c.leader.Node()
 			c.answer(a, fmt.Errorf("%w any more: another leader's entry has the place of this one", ErrNotLeader))
-		case err == nil && a.sure >= c.cfg.Quorum:
+		case err == nil && a.sure >= c.quorum():
 			a.Copies = a.sure
 			c.answer(a, nil)
 		default:

@@ -17,7 +17,8 @@ type Config struct {
 	// Preferred is the node that stands first for election; with Static no other leads, but for a moment at its request.
 	Preferred NodeID
 	Static    bool
-	// Quorum is on how many voters an append must be durable to be acknowledged; at least a
+	// Quorum is on how many voters an append must be durable to be acknowledged; 0: on a majority
+	// of those that there are at the time. At least a
 	// majority of Nodes.
 	Quorum int
 	// MaxLag is by how many records a replica in sync may be behind what the leader had an
@@ -69,7 +70,7 @@ func (c *Config) Validate() error {
 		seen[n] = true
 	}
 	majority := len(c.Nodes)/2 + 1
-	fault(c.Quorum < majority || c.Quorum > len(c.Nodes), "quorum is %d: want %d to %d", c.Quorum, majority, len(c.Nodes))
+	fault(c.Quorum != 0 && c.Quorum < majority || c.Quorum > len(c.Nodes), "quorum is %d: want %d to %d", c.Quorum, majority, len(c.Nodes))
 	fault(c.ElectionTicks < 3 || c.ReportTicks < 1 || c.TimeoutTicks < 1, "want ElectionTicks of 3 or more, ReportTicks and TimeoutTicks of 1 or more")
 	fault(c.MaxInFlightBytes < 0, "MaxInFlightBytes is %d: want 0 (the default) or more", c.MaxInFlightBytes)
 	fault(c.RecentBytes < 0, "RecentBytes is %d: want 0 (the default) or more", c.RecentBytes)

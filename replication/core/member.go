@@ -460,8 +460,8 @@ func (c *Core) Remove(n NodeID) error {
 			left++
 		}
 	}
-	if left < c.cfg.Quorum {
-		return fmt.Errorf("remove node %d: %d voters would be left, and the quorum is %d", n, left, c.cfg.Quorum)
+	if left < max(c.cfg.Quorum, 1) {
+		return fmt.Errorf("remove node %d: %d voters would be left, and the quorum that the nodes are configured with is %d", n, left, max(c.cfg.Quorum, 1))
 	}
 	if err := c.change(changes); err != nil {
 		return fmt.Errorf("remove node %d: %w", n, err)

@@ -37,6 +37,8 @@ type Status struct {
 	// Voters and Learners are the membership. Outgoing are the voters before, as long as a
 	// change needs their majority, too.
 	Voters, Learners, Outgoing []PeerID
+	// Quorum is on how many voters an append must be durable to be acknowledged.
+	Quorum int
 	// Changing says that a change of membership may be under way.
 	Changing bool
 	// Missing are the nodes that a cluster's first start waits for.
@@ -133,6 +135,7 @@ func (c *Core) Status() Status {
 	}
 	conf := c.conf()
 	s.Voters, s.Outgoing, s.Learners = peerIDs(conf.GetVoters()), peerIDs(conf.GetVotersOutgoing()), peerIDs(conf.GetLearners())
+	s.Quorum = c.quorum()
 	s.Changing = c.confPending > c.raft.applied || len(s.Outgoing) > 0
 	if s.Role == RoleLeader {
 		matches := map[PeerID]uint64{}

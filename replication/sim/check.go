@@ -365,7 +365,7 @@ func (n *node) checkAppend(a *core.Append) {
 	if !ok {
 		n.violated("node %d acknowledges entry %d, which nobody shows", n.id, a.Index)
 	}
-	if on := n.durableOn(p); on < n.plan.quorum || a.Copies < n.plan.quorum {
+	if on, need := n.durableOn(p), max(n.plan.quorum, n.majority()); on < need || a.Copies < need {
 		n.violated("node %d acknowledges entry %d, which is durable on %d nodes: %d copies", n.id, a.Index, on, a.Copies)
 	}
 	if p.Index > n.acked.Index {

@@ -61,6 +61,9 @@ func (w *world) draw() plan {
 	if r.IntN(5) == 0 {
 		p.quorum += r.IntN(p.nodes - p.quorum + 1)
 	}
+	if r.IntN(4) == 0 {
+		p.quorum = 0 // a majority of whoever is a member
+	}
 	p.recent = []int{1, 1, 300, 3000, 0}[r.IntN(5)]
 	return p
 }
