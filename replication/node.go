@@ -78,7 +78,8 @@ type Node struct {
 	// The goroutine's own.
 	pending int           // writes that are not done
 	queue   []*core.Write // of them, those that the storage's goroutine has no room for
-	known   int64         // of damage, the core's
+	closing bool
+	known   int64 // of damage, the core's
 	last    core.Standing
 }
 
@@ -182,7 +183,7 @@ func (n *Node) run(c *core.Core) {
 		case <-ticks.C:
 			c.Tick()
 		case <-stop:
-			stop = nil
+			stop, n.closing = nil, true
 			c.Close()
 		}
 	}
@@ -222,7 +223,9 @@ func (n *Node) carryOut(c *core.Core) {
 	}
 	answer(&out)
 	n.noteDamage(c)
-	n.report(c.Standing())
+	if !n.closing {
+		n.report(c.Standing())
+	}
 }
 
 // handOut hands writes to the storage's goroutine, as many as there is room for. A disk that

@@ -560,7 +560,7 @@ func TestClusterStatus(t *testing.T) {
 		require.Equal(t, led.addr, st.Cluster.LeaderAddress)
 		require.Equal(t, []uint16{1, 2, 3}, st.Cluster.Voters)
 		require.Equal(t, 2, st.Cluster.Quorum)
-		require.Equal(t, "an acknowledged record is on the disks of 2 nodes", st.SyncMeaning)
+		require.Equal(t, "an acknowledged record is on the disks of a majority of the nodes", st.SyncMeaning)
 		require.Empty(t, st.Warnings)
 		if n != led {
 			require.Equal(t, "follower", st.Role)

@@ -2,6 +2,9 @@ package server
 
 import (
 	"context"
+	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -10,10 +13,11 @@ import (
 
 // watch notes which replicas are in sync while a node leads: it logs and counts each change.
 type watch struct {
-	life   *life
-	inSync map[core.PeerID]bool // while it leads
-	cancel context.CancelFunc
-	task   sync.WaitGroup
+	life    *life
+	inSync  map[core.PeerID]bool // while it leads
+	cancel  context.CancelFunc
+	missing []core.NodeID // that the first start waits for
+	task    sync.WaitGroup
 }
 
 // watchInSync begins to look, several times in an election timeout. stop ends it.
@@ -35,6 +39,7 @@ func watchInSync(l *life) *watch {
 				return // it has ended
 			}
 			w.look(&st)
+			w.lookForMissing(&st)
 			l.peers.links() // notes which are down
 		}
 	})
@@ -44,6 +49,23 @@ func watchInSync(l *life) *watch {
 func (w *watch) stop() {
 	w.cancel()
 	w.task.Wait()
+}
+
+// lookForMissing says for whom the first start of the cluster waits.
+func (w *watch) lookForMissing(st *core.Status) {
+	if slices.Equal(st.Missing, w.missing) {
+		return
+	}
+	w.missing = st.Missing
+	o := &w.life.member.opts
+	if len(st.Missing) > 0 {
+		var at []string
+		for _, id := range st.Missing {
+			n, _ := o.Conf.Node(id)
+			at = append(at, fmt.Sprintf("%d at %s", id, n.Address()))
+		}
+		w.life.member.logger.Info("the first start of the cluster waits for other nodes", "node", o.Self, "for", strings.Join(at, ", "))
+	}
 }
 
 // look compares who is in sync with who was.

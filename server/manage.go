@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/zue-log/zue/net/wire"
@@ -72,7 +73,14 @@ func (c *session) manage(f wire.Frame) error {
 		var m wire.TransferRequest
 		m, err = wire.ParseTransferRequest(f.Payload)
 		log, do = m.Log, func(ctx context.Context, k *cluster) error {
-			to, err := k.node.Transfer(ctx, core.NodeID(m.Node))
+			st, err := k.node.Status(ctx)
+			if err == nil && st.Role == core.RoleLeader {
+				err = k.reachable(core.NodeID(m.Node))
+			}
+			to := core.NodeID(0)
+			if err == nil {
+				to, err = k.node.Transfer(ctx, core.NodeID(m.Node))
+			}
 			if err == nil {
 				c.out = wire.TransferResponse{Node: uint16(to)}.AppendTo(c.out)
 			}
@@ -117,9 +125,6 @@ func (c *session) manage(f wire.Frame) error {
 
 // allow lets a node join that no membership has had.
 func (k *cluster) allow(ctx context.Context, id core.NodeID) error {
-	if id < 1 || id > core.MaxNodeID {
-		return fmt.Errorf("node %d: want 1 to %d", id, core.MaxNodeID)
-	}
 	st, err := k.node.Status(ctx)
 	if err != nil {
 		return err
@@ -127,7 +132,29 @@ func (k *cluster) allow(ctx context.Context, id core.NodeID) error {
 	if st.Role != core.RoleLeader {
 		return core.ErrNotLeader
 	}
+	if _, known := k.conf.Node(id); !known {
+		return fmt.Errorf("node %d is not in the cluster.conf of node %d, which leads: add its line on all nodes and start them again, one after the other; then have it join", id, k.self)
+	}
+	if slices.ContainsFunc(st.Voters, func(p core.PeerID) bool { return p.Node() == id }) {
+		return fmt.Errorf("node %d is a member already", id)
+	}
 	return k.node.Allow(ctx, id)
+}
+
+// reachable says why a node cannot be handed leadership; nil if nothing is known against it.
+func (k *cluster) reachable(id core.NodeID) error {
+	if id == 0 || id == k.self {
+		return nil
+	}
+	if _, known := k.conf.Node(id); !known {
+		return fmt.Errorf("node %d is no node of this cluster", id)
+	}
+	for _, l := range k.peers.links() {
+		if l.node == id && !l.up && l.trouble != "" {
+			return fmt.Errorf("node %d cannot be handed leadership: there is no link to it: %s", id, l.trouble)
+		}
+	}
+	return nil
 }
 
 // refusedChange is the answer for a change that could not be made.

@@ -63,6 +63,8 @@ func (sv *survey) againstStopping(node uint16) (reasons []string) {
 		}
 		// A node that has not heard that a change is complete still votes by the old membership.
 		switch {
+		case sv.leader != nil && !sv.member(n.node):
+			// It has no say, and nothing waits for it.
 		case n.err != nil:
 			no("node %d does not answer: %v", n.node, n.err)
 		case n.status.Failed != "":
@@ -79,7 +81,7 @@ func (sv *survey) againstStopping(node uint16) (reasons []string) {
 	}
 	c := sv.leader.Cluster
 	for _, n := range sv.nodes {
-		if n.node == node || n.err != nil {
+		if n.node == node || n.err != nil || !sv.member(n.node) {
 			continue
 		}
 		if other := n.status.Cluster; other.ID != c.ID {
@@ -107,6 +109,12 @@ func (sv *survey) againstStopping(node uint16) (reasons []string) {
 		no("%d of %d voters would be left in sync, and an append needs %d", left, len(c.Voters), need)
 	}
 	return reasons
+}
+
+// member says whether a node is in the membership, as the leader knows it.
+func (sv *survey) member(node uint16) bool {
+	c := sv.leader.Cluster
+	return slices.Contains(c.Voters, node) || slices.Contains(c.Learners, node)
 }
 
 // needed is how many voters there must be in sync: the quorum, and a majority in any case.

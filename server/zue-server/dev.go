@@ -65,7 +65,7 @@ kept: with its cluster.conf and data directories the nodes can be run as servers
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			d.stdout, d.nodesSet = cmd.OutOrStdout(), cmd.Flags().Changed("nodes")
 			if err := d.read(stderr); err != nil {
-				return usageError{err}
+				return faultError{err}
 			}
 			return d.run(cmd.Context())
 		},

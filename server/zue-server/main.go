@@ -56,6 +56,10 @@ func obey(signals <-chan os.Signal, stop context.CancelCauseFunc, exit func(code
 // usageError is a fault in the command line.
 type usageError struct{ error }
 
+// faultError is what is wrong with the values of arguments, flags and files: to show how the
+// program is called would only hide it.
+type faultError struct{ error }
+
 // run is the program: it serves until ctx ends, and returns its exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	cmd := command(stderr)
@@ -64,9 +68,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	cmd.SetErr(stderr)
 	err := cmd.ExecuteContext(ctx)
 	var usage usageError
+	var fault faultError
 	switch {
 	case err == nil:
 		return 0
+	case errors.As(err, &fault):
+		fmt.Fprintf(stderr, "zue-server: %v\n", err)
+		return exitUsage
 	case errors.As(err, &usage):
 		fmt.Fprintf(stderr, "zue-server: %v\n\n%s", err, cmd.UsageString())
 		return exitUsage
@@ -128,7 +136,7 @@ Each flag can be given in the environment, too: ZUE_SYNC for --sync, ZUE_SEGMENT
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := c.read(args, cmd.Flags(), stderr); err != nil {
-				return usageError{err}
+				return faultError{err}
 			}
 			if c.cluster != nil {
 				return serveMember(cmd.Context(), c)
