@@ -655,7 +655,11 @@ func TestManage(t *testing.T) {
 	require.Equal(t, chains[0], chains[1])
 	require.Equal(t, chains[0], chains[2])
 	p.send(wire.AllowRequest{Node: 4})
-	require.Equal(t, wire.TypeAllowResponse, p.frame().Type)
+	require.Contains(t, p.refused(wire.CodeChangeRefused), "node 4 is not in the cluster.conf")
+	p.send(wire.AllowRequest{Node: uint16(led.id)})
+	require.Contains(t, p.refused(wire.CodeChangeRefused), "a member already")
+	p.send(wire.TransferRequest{Node: 9})
+	require.Contains(t, p.refused(wire.CodeChangeRefused), "node 9 is no node of this cluster")
 	p.send(wire.RemoveRequest{Node: 9})
 	require.Contains(t, p.refused(wire.CodeChangeRefused), "it is no member")
 	next := c.followers(led)[1]

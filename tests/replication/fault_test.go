@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -211,6 +212,36 @@ func (n *node) flip(offset uint64) {
 		return found
 	})
 	require.ErrorIs(n.t, err, found)
+}
+
+// A node is taken out of the membership, and comes back as a new one, while clients go on.
+func TestRemoveAndAllow(t *testing.T) {
+	withLoad(t, 3, quick, func(c *cluster, l *load) {
+		led := c.leader()
+		out := c.nodes[led.id%3]
+		port, id := strconv.Itoa(led.port), strconv.Itoa(out.id)
+		c.eventually("the node removed", func() error {
+			if r := run(t, "cluster", "remove", "127.0.0.1", port, id); r.code != 0 {
+				return errors.New(r.stderr)
+			}
+			return nil
+		})
+		c.eventually("two voters", func() error {
+			st, err := led.status()
+			if err == nil && (len(st.Cluster.Voters) != 2 || st.Cluster.Changing || st.Cluster.Quorum != 2) {
+				err = fmt.Errorf("%+v", st.Cluster)
+			}
+			return err
+		})
+		l.more(100)
+		out.stop()
+		out.wipe()
+		out.start()
+		l.more(100)
+		r := run(t, "cluster", "allow", "127.0.0.1", port, id)
+		require.Zero(t, r.code, r.stderr)
+		c.whole()
+	})
 }
 
 // A bit that flips in what a minority has committed is not served, and is mended while the node
