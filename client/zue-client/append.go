@@ -20,7 +20,8 @@ func (a *app) appendCommand() *cobra.Command {
 		Short: "Append a record, or every line of standard input, and print the offset",
 		Long: `append appends one record and prints its offset. In a cluster it goes to the node that leads,
 whichever is named; when none does, as during an election, or too few replicas are in sync, it
-is tried again until --timeout.
+is tried again until --timeout. With --stdin it goes on through that only with --idempotent;
+without, it ends, and says up to which line all is stored.
 
 The key "-" is the null key; "" is the empty key, which is something else. A key or
 value that begins with "-" goes after "--". Without it, -h and --help print this help,

@@ -33,7 +33,7 @@ func hint(err error) string {
 	case errors.As(err, &dns):
 		return "is the host's name right?"
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return "is zue-server running there, on this port?"
+		return "is zue-server running there, on this port? Other nodes of a cluster can be named with --node, or in ZUE_NODES"
 	case errors.Is(err, client.ErrProtocol):
 		return "is it a zue-server that listens on this port?"
 	case op.Op == client.OpDial:
