@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.etcd.io/raft/v3/raftpb"
+
 	"github.com/zue-log/zue/replication/core"
 	"github.com/zue-log/zue/storage"
 	"github.com/zue-log/zue/storage/batch"
@@ -49,7 +51,10 @@ const (
 	// maxWrites bounds the writes that wait for the storage's goroutine, and maxBegun those
 	// that it has begun.
 	maxWrites = 1024
-	maxBegun  = 64
+	// commitDelay is how long a follower may wait for the news that entries are committed. It is
+	// as late in showing them to readers.
+	commitDelay = time.Millisecond
+	maxBegun    = 64
 )
 
 // Node runs a [core.Core]: one goroutine around it, one that makes its writes durable, and one
@@ -79,7 +84,9 @@ type Node struct {
 	pending int           // writes that are not done
 	queue   []*core.Write // of them, those that the storage's goroutine has no room for
 	closing bool
-	known   int64 // of damage, the core's
+	late    map[core.NodeID]*core.Message // that wait: see send
+	lateBy  *time.Timer                   // when they are sent
+	known   int64                         // of damage, the core's
 	last    core.Standing
 }
 
@@ -111,6 +118,7 @@ func Start(o Options) (*Node, error) {
 	n := &Node{
 		opts: o, log: o.Core.Log, inputs: make(chan func(*core.Core), maxInputs),
 		writes: make(chan *core.Write, maxWrites), done: make(chan finished, maxWrites+maxBegun+1),
+		late:   map[core.NodeID]*core.Message{},
 		repair: make(chan *core.Repair, 1), mended: make(chan *core.Repair, 1),
 		stop: make(chan struct{}), ended: make(chan struct{}),
 	}
@@ -152,6 +160,8 @@ func (n *Node) run(c *core.Core) {
 	defer close(n.repair)
 	ticks := time.NewTicker(n.opts.Tick)
 	defer ticks.Stop()
+	n.lateBy = time.NewTimer(0)
+	defer n.lateBy.Stop()
 	stop := n.stop
 	for {
 		n.propose(c)
@@ -180,6 +190,8 @@ func (n *Node) run(c *core.Core) {
 			n.written(c, f)
 		case r := <-n.mended:
 			n.repaired(c, r)
+		case <-n.lateBy.C:
+			n.sendLate()
 		case <-ticks.C:
 			c.Tick()
 		case <-stop:
@@ -212,9 +224,7 @@ func (n *Node) written(c *core.Core, f finished) {
 // carryOut does what the core wants done.
 func (n *Node) carryOut(c *core.Core) {
 	out := c.Ready()
-	if len(out.Messages) > 0 {
-		n.opts.Transport.Send(out.Messages)
-	}
+	n.send(out.Messages)
 	n.pending += len(out.Writes)
 	n.queue = append(n.queue, out.Writes...)
 	n.handOut()
@@ -226,6 +236,42 @@ func (n *Node) carryOut(c *core.Core) {
 	if !n.closing {
 		n.report(c.Standing())
 	}
+}
+
+// send sends messages. One that only says how far entries are committed waits a little: if the
+// next entries come meanwhile, their message says so, too. It may get lost as any other.
+func (n *Node) send(messages []*core.Message) {
+	now := messages[:0]
+	for _, m := range messages {
+		isApp := m.Kind == core.KindRaft && m.Raft.GetType() == raftpb.MsgApp
+		switch {
+		case isApp && len(m.Raft.GetEntries()) == 0:
+			if len(n.late) == 0 {
+				n.lateBy.Reset(commitDelay)
+			}
+			n.late[m.To] = m
+			continue
+		case isApp:
+			delete(n.late, m.To)
+		}
+		now = append(now, m)
+	}
+	if len(now) > 0 {
+		n.opts.Transport.Send(now)
+	}
+}
+
+// sendLate sends what has waited.
+func (n *Node) sendLate() {
+	if len(n.late) == 0 {
+		return
+	}
+	var messages []*core.Message
+	for _, m := range n.late {
+		messages = append(messages, m)
+	}
+	clear(n.late)
+	n.opts.Transport.Send(messages)
 }
 
 // handOut hands writes to the storage's goroutine, as many as there is room for. A disk that

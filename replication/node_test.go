@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/goleak"
 
 	"github.com/zue-log/zue/replication/core"
@@ -357,4 +358,30 @@ func TestDiskThatStallsAndFails(t *testing.T) {
 	}
 	mem.Inject(nil)
 	_ = log.Close() // it has failed
+}
+
+// recorder is a transport that keeps what it is to send.
+type recorder struct{ sent []*core.Message }
+
+func (r *recorder) Send(messages []*core.Message) { r.sent = append(r.sent, messages...) }
+
+// The news that entries are committed waits for the next entries, which bring it, too.
+func TestCommitsWaitForEntries(t *testing.T) {
+	to := &recorder{}
+	n := &Node{opts: Options{Transport: to}, late: map[core.NodeID]*core.Message{}, lateBy: time.NewTimer(time.Hour)}
+	app := func(node core.NodeID, commit uint64, entries ...*raftpb.Entry) *core.Message {
+		return &core.Message{Kind: core.KindRaft, To: node, Raft: &raftpb.Message{Type: raftpb.MsgApp.Enum(), Commit: &commit, Entries: entries}}
+	}
+	beat := &core.Message{Kind: core.KindRaft, To: 2, Raft: &raftpb.Message{Type: raftpb.MsgHeartbeat.Enum()}}
+	first, second, other := app(2, 1), app(2, 2), app(3, 1)
+	n.send([]*core.Message{first, beat, other})
+	require.Equal(t, []*core.Message{beat}, to.sent)
+	n.send([]*core.Message{second})
+	with := app(3, 2, &raftpb.Entry{})
+	n.send([]*core.Message{with})
+	require.Equal(t, []*core.Message{beat, with}, to.sent)
+	n.sendLate()
+	require.Equal(t, []*core.Message{beat, with, second}, to.sent, "the newest; the third node knows")
+	n.sendLate()
+	require.Len(t, to.sent, 3)
 }
