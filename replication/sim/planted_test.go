@@ -20,15 +20,15 @@ func TestPlantedBugs(t *testing.T) {
 		{"serve above commit", 1, 5, 0},
 		{"membership at append", 1, 20, 0},
 		{"chain lost at install", 1, 20, 0},
-		{"vote not saved", 1, 20, 0},
+		{"vote not saved", 1, 60, 0},
 		{"old incarnation", 1, 60, 0},
 		{"vote while blank", 1, 60, 0},
 		{"no producer rollback", 150, 100, 3},
 		{"boundary term lost", 1, 200, 0},
-		{"suffix stays", 200, 100, 3},
+		{"suffix stays", 1, 100, 3},
 		{"recovery not synced", 1, 300, 0},
 		{"barrier before commit", 1, 300, 1},
-		{"loss not noticed", 50, 100, 5},
+		{"loss not noticed", 600, 100, 5},
 	} {
 		t.Run(b.bug, func(t *testing.T) {
 			t.Setenv("ZUE_PLANTED", b.bug)
