@@ -23,6 +23,7 @@ func TestFailover(t *testing.T) {
 		t.Skip("a measurement: -measure")
 	}
 	c := newCluster(t, 3, "")
+	c.leader()
 	cl := c.dial()
 	var took []time.Duration
 	for i := range 10 {
