@@ -299,7 +299,6 @@ func (n *Node) doRepairs() {
 // repaired tells the core of a repair that is done.
 func (n *Node) repaired(c *core.Core, r *core.Repair) {
 	c.Repaired(r)
-	n.noteDamage(c)
 	switch err := r.Err(); {
 	case err != nil:
 		n.opts.Logger.Warn("damage could not be mended", "damage", r.Damage(), "err", err)

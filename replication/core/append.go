@@ -125,8 +125,7 @@ func (c *Core) quorum() int {
 // propose proposes an append, or parks or answers it.
 func (c *Core) propose(a *Append) {
 	if c.err != nil || c.rn == nil || !c.leads() { // since it was parked
-		a.Leader = c.leader.Node()
-		c.answer(a, ErrNotLeader)
+		c.refuse(a, ErrNotLeader)
 		return
 	}
 	if n := len(c.inSync()); n < c.quorum() {
@@ -168,8 +167,7 @@ func (c *Core) propose(a *Append) {
 	if err := c.rn.Propose(data); err != nil {
 		// Either leadership is being handed over, or it is gone: nothing was appended.
 		c.proposals = c.proposals[:len(c.proposals)-1]
-		a.Leader = c.leader.Node()
-		c.answer(a, fmt.Errorf("%w: %w", ErrNotLeader, err))
+		c.refuse(a, fmt.Errorf("%w: %w", ErrNotLeader, err))
 	}
 }
 
@@ -347,8 +345,7 @@ func (c *Core) settleOrphans() {
 		p, err := c.log.PlaceAfter(a.Index)
 		switch {
 		case err == nil && p.Term != a.Term:
-			a.Leader = c.leader.Node()
-			c.answer(a, fmt.Errorf("%w any more: another leader's entry has the place of this one", ErrNotLeader))
+			c.refuse(a, fmt.Errorf("%w any more: another leader's entry has the place of this one", ErrNotLeader))
 		case err == nil && a.sure >= c.quorum():
 			a.Copies = a.sure
 			c.answer(a, nil)
@@ -390,6 +387,12 @@ func (c *Core) answer(a *Append, err error) {
 	c.out.Appends = append(c.out.Appends, a)
 }
 
+// refuse answers an append that was not appended, since this node does not lead; err says so.
+func (c *Core) refuse(a *Append, err error) {
+	a.Leader = c.leader.Node()
+	c.answer(a, err)
+}
+
 // answerAll answers all appends and barriers that wait.
 func (c *Core) answerAll(err error) {
 	for _, a := range slices.Concat(c.orphans, c.flights, c.proposals) {
@@ -410,8 +413,7 @@ func (c *Core) answerParked() {
 	parked := c.parked
 	c.parked = nil
 	for _, a := range parked {
-		a.Leader = c.leader.Node()
-		c.answer(a, ErrNotLeader)
+		c.refuse(a, ErrNotLeader)
 	}
 }
 

@@ -106,12 +106,11 @@ func (c *Core) settleDoubts() {
 	c.doubts = nil
 	for _, b := range doubts {
 		a := b.Tag.(*doubt).append
-		if b.Err == nil && c.err == nil && !c.closing && c.rn != nil && c.leads() {
-			c.propose(a)
+		if b.Err != nil || c.closing {
+			c.refuse(a, ErrNotLeader)
 			continue
 		}
-		a.Leader = c.leader.Node()
-		c.answer(a, ErrNotLeader)
+		c.propose(a)
 	}
 }
 

@@ -252,11 +252,12 @@ func (c *Core) admit(p PeerID) {
 // ErrChanging says that the membership cannot be changed at the moment.
 var ErrChanging = errors.New("another change of the membership, or of who leads, is under way: try again")
 
-// change proposes a change of membership, unless one is under way: raft would make an empty
-// entry of it. The error is ErrChanging.
+// change proposes a change of membership, or with none that a joint one be left, unless one is
+// under way: raft would make an empty entry of it. The error is ErrChanging.
 func (c *Core) change(changes []*pb.ConfChangeSingle) error {
 	c.pump()
-	if c.err != nil || c.role != raft.StateLeader || c.confPending > c.raft.applied || len(c.conf().GetVotersOutgoing()) > 0 {
+	joint, leave := len(c.conf().GetVotersOutgoing()) > 0, len(changes) == 0
+	if c.err != nil || c.role != raft.StateLeader || c.confPending > c.raft.applied || joint != leave {
 		return ErrChanging
 	}
 	if err := c.rn.ProposeConfChange(&pb.ConfChangeV2{Changes: changes}); err != nil {
@@ -268,7 +269,11 @@ func (c *Core) change(changes []*pb.ConfChangeSingle) error {
 
 // manage is what a leader does each tick.
 func (c *Core) manage() {
-	c.leaveJoint()
+	// raft proposes to leave a joint membership itself when it has applied it, but once: where a
+	// transfer of leadership is under way that is dropped.
+	if len(c.conf().GetVotersOutgoing()) > 0 {
+		_ = c.change(nil) // if not, at the next tick
+	}
 	var stuck PeerID // 0: none
 	var learners []PeerID
 	c.rn.WithProgress(func(id uint64, typ raft.ProgressType, pr tracker.Progress) {
@@ -317,15 +322,6 @@ func (c *Core) recent() uint64 {
 		return 0
 	}
 	return c.last.Offset - min(c.ends[0], c.last.Offset)
-}
-
-// leaveJoint ends a joint membership. raft proposes that itself when it has applied the change,
-// but once: where a transfer of leadership is under way it is dropped.
-func (c *Core) leaveJoint() {
-	if len(c.conf().GetVotersOutgoing()) > 0 && c.confPending <= c.raft.applied {
-		_ = c.rn.ProposeConfChange(&pb.ConfChangeV2{}) // if not, again at the next tick
-		c.pump()
-	}
 }
 
 // canBeLost says whether the membership, with a learner as a voter, goes on if that is lost at
