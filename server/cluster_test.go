@@ -21,6 +21,7 @@ import (
 	"github.com/zue-log/zue/replication/core"
 	"github.com/zue-log/zue/storage"
 	"github.com/zue-log/zue/storage/batch"
+	"github.com/zue-log/zue/tests/programs"
 )
 
 const patience = 30 * time.Second
@@ -39,26 +40,8 @@ type testNode struct {
 	id   core.NodeID
 	addr string
 	dir  string
-	log  *logText
+	log  *programs.Output
 	*Member
-}
-
-// logText is what a node logs.
-type logText struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logText) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *logText) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 // startCluster starts a cluster of n nodes.
@@ -85,7 +68,7 @@ func startCluster(t testing.TB, n int, tune ...func(*MemberOptions)) *testCluste
 	c.conf, err = conf.Parse([]byte(lines.String()))
 	require.NoError(t, err)
 	for i, l := range listeners {
-		node := &testNode{testCluster: c, id: core.NodeID(i + 1), addr: l.Addr().String(), dir: filepath.Join(t.TempDir(), "data"), log: &logText{}}
+		node := &testNode{testCluster: c, id: core.NodeID(i + 1), addr: l.Addr().String(), dir: filepath.Join(t.TempDir(), "data"), log: &programs.Output{}}
 		c.nodes = append(c.nodes, node)
 		node.startOn(l)
 	}

@@ -6,32 +6,14 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/zue-log/zue/storage"
+	"github.com/zue-log/zue/tests/programs"
 )
-
-// lines is a log that may be looked at while it is written.
-type lines struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
 
 // TestScrubReports has a server without replication say what its scrub finds.
 func TestScrubReports(t *testing.T) {
@@ -51,7 +33,7 @@ func TestScrubReports(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, f.Close())
 
-	var out lines
+	var out programs.Output
 	s, err := New(log, Options{ScrubInterval: time.Millisecond, Logger: slog.New(slog.NewTextHandler(&out, nil))})
 	require.NoError(t, err)
 	l, err := net.Listen("tcp", "127.0.0.1:0")

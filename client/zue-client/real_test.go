@@ -9,7 +9,6 @@ import (
 	"net"
 	"os"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -18,6 +17,7 @@ import (
 
 	zueserver "github.com/zue-log/zue/server"
 	"github.com/zue-log/zue/storage"
+	"github.com/zue-log/zue/tests/programs"
 )
 
 // startServer serves a log on a port until the test ends.
@@ -139,24 +139,6 @@ func TestReaderGoesAway(t *testing.T) {
 	}
 }
 
-// safeBuffer can be looked at while it is written to.
-type safeBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *safeBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *safeBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
-}
-
 func TestTailCommand(t *testing.T) {
 	port, log := startServer(t)
 	appendValues(t, log, "a", "b")
@@ -164,7 +146,7 @@ func TestTailCommand(t *testing.T) {
 
 	ctx, interrupt := context.WithCancel(t.Context())
 	defer interrupt()
-	var stdout, stderr safeBuffer
+	var stdout, stderr programs.Output
 	code := make(chan int)
 	go func() { code <- run(ctx, []string{"tail", "127.0.0.1", port, "--from", "1"}, nil, &stdout, &stderr) }()
 	shows := func(want string) {

@@ -17,6 +17,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/zue-log/zue/replication/conf"
+	"github.com/zue-log/zue/tests/programs"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -120,24 +121,6 @@ func TestListenHost(t *testing.T) {
 	}
 }
 
-// syncBuffer is what a program has written.
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
-}
-
 // TestClusterProgram runs a cluster's three programs until they have a leader, and refuses them
 // what is not theirs.
 func TestClusterProgram(t *testing.T) {
@@ -156,18 +139,18 @@ func TestClusterProgram(t *testing.T) {
 		return []string{fmt.Sprint(ports[i]), filepath.Join(dir, fmt.Sprint(i+1)), path, fmt.Sprint(i + 1), "--cluster-secret-file", secret, "--segment-size=1MiB"}
 	}
 	ctx, cancel := context.WithCancelCause(t.Context())
-	var programs sync.WaitGroup
-	var logs [3]syncBuffer
+	var running sync.WaitGroup
+	var logs [3]programs.Output
 	var codes [3]int
 	for i := range 3 {
-		programs.Go(func() { codes[i] = run(ctx, args(i), &bytes.Buffer{}, &logs[i]) })
+		running.Go(func() { codes[i] = run(ctx, args(i), &bytes.Buffer{}, &logs[i]) })
 	}
 	for deadline := time.Now().Add(30 * time.Second); !strings.Contains(logs[0].String(), "role=leader"); <-time.After(5 * time.Millisecond) {
 		require.True(t, time.Now().Before(deadline), "%s", &logs[0])
 	}
 	require.Contains(t, logs[0].String(), fmt.Sprintf("msg=listening address=127.0.0.1:%d node=1", ports[0]))
 	cancel(errors.New("the test is done"))
-	programs.Wait()
+	running.Wait()
 	for i := range 3 {
 		require.Zero(t, codes[i], "%s", &logs[i])
 		require.Contains(t, logs[i].String(), `msg=stopping why="the test is done"`)

@@ -11,52 +11,19 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/zue-log/zue/tests/programs"
 )
 
-var serverPath, clientPath string
-
-// TestMain finds the programs: Bazel builds them and says where; go test has them
-// built here.
-func TestMain(m *testing.M) {
-	os.Exit(func() int {
-		dir, err := os.MkdirTemp("", "zue-bin-")
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
-		defer os.RemoveAll(dir)
-		if err := findPrograms(dir); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
-		return m.Run()
-	}())
-}
-
-func findPrograms(dir string) error {
-	if s, c := os.Getenv("ZUE_SERVER"), os.Getenv("ZUE_CLIENT"); s != "" && c != "" {
-		runfiles := os.Getenv("TEST_SRCDIR")
-		serverPath, clientPath = filepath.Join(runfiles, s), filepath.Join(runfiles, c)
-		return nil
-	}
-	serverPath, clientPath = filepath.Join(dir, "zue-server"), filepath.Join(dir, "zue-client")
-	for path, pkg := range map[string]string{serverPath: "server/zue-server", clientPath: "client/zue-client"} {
-		build := exec.Command("go", "build", "-o", path, "github.com/zue-log/zue/"+pkg)
-		if out, err := build.CombinedOutput(); err != nil {
-			return fmt.Errorf("go build %s: %w\n%s", pkg, err, out)
-		}
-	}
-	return nil
-}
+// TestMain finds the programs.
+func TestMain(m *testing.M) { os.Exit(programs.Main(m)) }
 
 // server is a running zue-server.
 type server struct {
@@ -71,8 +38,7 @@ type server struct {
 
 // logWatch keeps what a server logs, and says when it listens.
 type logWatch struct {
-	mu        sync.Mutex
-	text      bytes.Buffer
+	programs.Output
 	listening chan string // the address, once
 }
 
@@ -81,19 +47,11 @@ var listening = regexp.MustCompile(`msg=listening address=(\S+)`)
 func (w *logWatch) follow(r io.Reader) {
 	lines := bufio.NewScanner(r)
 	for lines.Scan() {
-		w.mu.Lock()
-		w.text.WriteString(lines.Text() + "\n")
-		w.mu.Unlock()
+		fmt.Fprintln(w, lines.Text())
 		if m := listening.FindStringSubmatch(lines.Text()); m != nil {
 			w.listening <- m[1]
 		}
 	}
-}
-
-func (w *logWatch) String() string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.text.String()
 }
 
 // startServer runs a server on a free port and waits until it listens. The end of
@@ -106,13 +64,13 @@ func startServer(t *testing.T, dir string, flags ...string) *server {
 // startServerAt is startServer with a port of its own.
 func startServerAt(t *testing.T, port, dir string, flags ...string) *server {
 	t.Helper()
-	return startCommand(t, dir, exec.Command(serverPath, append([]string{port, dir}, flags...)...))
+	return startCommand(t, dir, exec.Command(programs.Server, append([]string{port, dir}, flags...)...))
 }
 
 // startIgnoring is startServer with SIGINT and SIGTERM ignored when the server begins.
 func startIgnoring(t *testing.T, dir string) *server {
 	t.Helper()
-	return startCommand(t, dir, exec.Command("/bin/sh", "-c", `trap "" INT TERM; exec "$0" 0 "$1"`, serverPath, dir))
+	return startCommand(t, dir, exec.Command("/bin/sh", "-c", `trap "" INT TERM; exec "$0" 0 "$1"`, programs.Server, dir))
 }
 
 // startCommand is startServer with a command that becomes the server.
@@ -182,7 +140,7 @@ type result struct {
 func runClient(t *testing.T, stdin io.Reader, args ...string) result {
 	t.Helper()
 	var stdout, stderr bytes.Buffer
-	cmd := exec.Command(clientPath, args...)
+	cmd := exec.Command(programs.Client, args...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, &stdout, &stderr
 	err := cmd.Run()
 	if _, exited := err.(*exec.ExitError); err != nil && !exited {

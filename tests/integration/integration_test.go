@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/zue-log/zue/tests/programs"
 )
 
 func TestAppendAndRead(t *testing.T) {
@@ -248,7 +250,7 @@ func TestServerFailures(t *testing.T) {
 		2: {{}, {"0"}, {"x", "d"}, {"65536", "d"}, {"0", ""}, {"0", "d", "--sync", "no"}, {"0", "d", "--no-such"}, {"0", "d", "cluster.conf", "1"}},
 	} {
 		for _, args := range cases {
-			out, err := exec.Command(serverPath, args...).CombinedOutput()
+			out, err := exec.Command(programs.Server, args...).CombinedOutput()
 			var exit *exec.ExitError
 			require.ErrorAs(t, err, &exit, "%v: %s", args, out)
 			require.Equal(t, want, exit.ExitCode(), "%v: %s", args, out)
@@ -284,7 +286,7 @@ func TestServerSettings(t *testing.T) {
 			if c.flag != "" {
 				args = append(args, c.flag)
 			}
-			cmd := exec.Command(serverPath, args...)
+			cmd := exec.Command(programs.Server, args...)
 			cmd.Env = append(os.Environ(), c.env)
 			out, err := cmd.CombinedOutput()
 			require.Error(t, err)
@@ -401,7 +403,7 @@ func TestTextFile(t *testing.T) {
 func TestKillDuringStdin(t *testing.T) {
 	s := startServer(t, t.TempDir())
 	pr, pw := io.Pipe()
-	cmd := exec.Command(clientPath, "append", s.host, s.port, "--stdin", "--json")
+	cmd := exec.Command(programs.Client, "append", s.host, s.port, "--stdin", "--json")
 	var stderr bytes.Buffer
 	cmd.Stdin, cmd.Stderr = pr, &stderr
 	require.NoError(t, cmd.Start())

@@ -17,6 +17,7 @@ import (
 
 	"github.com/zue-log/zue/client"
 	"github.com/zue-log/zue/net/wire"
+	"github.com/zue-log/zue/tests/programs"
 )
 
 // patience is how long a cluster may take for what it has all it needs for.
@@ -38,7 +39,7 @@ type node struct {
 	dir   string
 	conf  string
 	flags []string
-	log   *syncBuffer
+	log   *programs.Output
 	p     *process // nil: it is down
 }
 
@@ -49,7 +50,7 @@ func newCluster(t testing.TB, n int, lines string, flags ...string) *cluster {
 	dir := t.TempDir()
 	for i, port := range freePorts(t, n) {
 		c.nodes = append(c.nodes, &node{
-			cluster: c, id: i + 1, port: port, flags: flags, log: &syncBuffer{},
+			cluster: c, id: i + 1, port: port, flags: flags, log: &programs.Output{},
 			dir: filepath.Join(dir, fmt.Sprintf("node%d", i+1)), conf: filepath.Join(dir, fmt.Sprintf("cluster%d.conf", i+1)),
 		})
 	}
@@ -94,7 +95,7 @@ func (n *node) start() {
 func (n *node) startWith(command ...string) {
 	n.t.Helper()
 	if n.p == nil {
-		args := append(command, serverPath, strconv.Itoa(n.port), n.dir, n.conf, strconv.Itoa(n.id))
+		args := append(command, programs.Server, strconv.Itoa(n.port), n.dir, n.conf, strconv.Itoa(n.id))
 		n.p = start(n.t, n.log, append(args, n.flags...)...)
 	}
 }

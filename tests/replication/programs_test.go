@@ -5,85 +5,34 @@ package replication
 
 import (
 	"bytes"
-	"fmt"
 	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/zue-log/zue/tests/programs"
 )
 
-var serverPath, clientPath string
-
-// TestMain finds the programs: Bazel builds them and says where; go test has them built here.
-func TestMain(m *testing.M) {
-	os.Exit(func() int {
-		dir, err := os.MkdirTemp("", "zue-bin-")
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
-		defer os.RemoveAll(dir)
-		if err := findPrograms(dir); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
-		return m.Run()
-	}())
-}
-
-func findPrograms(dir string) error {
-	if s, c := os.Getenv("ZUE_SERVER"), os.Getenv("ZUE_CLIENT"); s != "" && c != "" {
-		runfiles := os.Getenv("TEST_SRCDIR")
-		serverPath, clientPath = filepath.Join(runfiles, s), filepath.Join(runfiles, c)
-		return nil
-	}
-	serverPath, clientPath = filepath.Join(dir, "zue-server"), filepath.Join(dir, "zue-client")
-	for path, pkg := range map[string]string{serverPath: "server/zue-server", clientPath: "client/zue-client"} {
-		build := exec.Command("go", "build", "-o", path, "github.com/zue-log/zue/"+pkg)
-		if out, err := build.CombinedOutput(); err != nil {
-			return fmt.Errorf("go build %s: %w\n%s", pkg, err, out)
-		}
-	}
-	return nil
-}
+// TestMain finds the programs.
+func TestMain(m *testing.M) { os.Exit(programs.Main(m)) }
 
 // process is a zue-server that is one node of a cluster.
 type process struct {
 	cmd  *exec.Cmd
-	log  *syncBuffer
+	log  *programs.Output
 	done chan struct{} // closed when it has ended, by err
 	err  error
 }
 
-// syncBuffer is what a process has logged.
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
-}
-
 // start starts a program.
-func start(t testing.TB, log *syncBuffer, args ...string) *process {
+func start(t testing.TB, log *programs.Output, args ...string) *process {
 	t.Helper()
 	p := &process{cmd: exec.Command(args[0], args[1:]...), log: log, done: make(chan struct{})}
 	p.cmd.Stderr = log
@@ -120,7 +69,7 @@ type result struct {
 func run(t testing.TB, args ...string) result {
 	t.Helper()
 	var stdout, stderr bytes.Buffer
-	cmd := exec.Command(clientPath, args...)
+	cmd := exec.Command(programs.Client, args...)
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err := cmd.Run()
 	if _, exited := err.(*exec.ExitError); err != nil && !exited {
