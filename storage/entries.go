@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math"
@@ -57,6 +58,33 @@ func (l *Log) ReadEntries(dst []Entry, first, last uint64, maxBytes int) ([]Entr
 			return dst, Lease{}, l.entryError(first, s, err)
 		}
 		return out, Lease{s}, nil
+	}
+}
+
+// ReadHeaders is ReadEntries without the bodies of data entries, which are neither read nor
+// verified, so that Body is nil: a first look at entries that are to be read later, by who may
+// wait for the disk. maxBytes counts their bodies all the same. The bodies of control entries are
+// copied, and verified. There is no lease.
+//
+// Errors: as those of ReadEntries.
+func (l *Log) ReadHeaders(dst []Entry, first, last uint64, maxBytes int) ([]Entry, error) {
+	for {
+		epoch := l.epoch.Load()
+		out := dst
+		s, err := l.holderOf(first)
+		if err == nil {
+			out, err = s.headers(dst, first, last, maxBytes)
+		}
+		if l.epoch.Load() != epoch {
+			Lease{s}.Release()
+			continue // the end was cut off meanwhile
+		}
+		if err != nil {
+			l.report(err)
+			return dst, l.entryError(first, s, err)
+		}
+		Lease{s}.Release()
+		return out, nil
 	}
 }
 
@@ -232,6 +260,50 @@ func (s *segment) entries(dst []Entry, first, last uint64, maxBytes int) (out []
 		}
 		out = append(out, h.entry(body))
 	}
+}
+
+// headers is ReadHeaders in a segment.
+func (s *segment) headers(dst []Entry, first, last uint64, maxBytes int) (out []Entry, err error) {
+	defer catchFault(s.path, &err, debug.SetPanicOnFault(true))
+	end := s.end.Load()
+	pos, h, err := s.locateIndex(first, end)
+	if err != nil {
+		return dst, err
+	}
+	e, err := s.withoutData(pos, end, &h)
+	if err != nil {
+		return dst, s.corrupt(pos, first, h.offset, err)
+	}
+	out = append(dst, e)
+	for total := int64(h.bodyLen); ; {
+		p := h.after()
+		pos += entrySize(h.bodyLen)
+		if p.Index >= last || pos+entryHeaderSize > end {
+			return out, nil
+		}
+		if h, err = parseEntryHeader(s.b[pos:end], s.seed); err == nil {
+			err = h.follows(p)
+		}
+		if err == nil {
+			e, err = s.withoutData(pos, end, &h)
+		}
+		if total += int64(h.bodyLen); err != nil || total > int64(maxBytes) {
+			return out, nil // whoever asks for it, gets the error
+		}
+		out = append(out, e)
+	}
+}
+
+// withoutData returns the entry at pos, with that header, for ReadHeaders.
+func (s *segment) withoutData(pos, end int64, h *entryHeader) (Entry, error) {
+	if pos+entrySize(h.bodyLen) > end {
+		return Entry{}, errShortEntry
+	}
+	if h.kind != KindControl {
+		return h.entry(nil), nil
+	}
+	_, body, err := s.entry(pos, end)
+	return h.entry(bytes.Clone(body)), err
 }
 
 // header returns the header of the entry with that index.

@@ -1,11 +1,16 @@
 package storage
 
 import (
+	"bytes"
 	"math"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"github.com/zue-log/zue/storage/batch"
 	"github.com/zue-log/zue/storage/vfs"
 )
 
@@ -35,6 +40,9 @@ func TestEntriesModel(t *testing.T) {
 			require.EqualValues(t, 77, got[0].Index)
 			require.LessOrEqual(t, got[len(got)-1].Index, last)
 			m.requireEntries(t, i, got[1:], maxBytes)
+			headers, err := l.ReadHeaders(prefix, index, last, maxBytes)
+			require.NoError(t, err)
+			requireHeaders(t, got, headers)
 			lease.Release()
 			if o.ManualCommit {
 				continue
@@ -59,7 +67,80 @@ func TestEntriesModel(t *testing.T) {
 		require.NoError(t, l.Close())
 		_, _, err = l.ReadEntries(nil, 501, 501, 0)
 		require.ErrorIs(t, err, ErrClosed)
+		_, err = l.ReadHeaders(nil, 501, 501, 0)
+		require.ErrorIs(t, err, ErrClosed)
 	}
+}
+
+// requireHeaders checks that headers are those entries without the bodies of data entries.
+func requireHeaders(t *testing.T, entries, headers []Entry) {
+	t.Helper()
+	require.Len(t, headers, len(entries))
+	for i, e := range entries {
+		if e.Kind == KindData {
+			e.Body = nil
+		}
+		require.Equal(t, e, headers[i])
+	}
+}
+
+// TestReadHeadersOfDamage: where ReadEntries ends or fails since a body is damaged, ReadHeaders
+// does so only for one that it returns.
+func TestReadHeadersOfDamage(t *testing.T) {
+	dir := t.TempDir()
+	o := Options{Sync: SyncNever(), ManualCommit: true}
+	l := open(t, dir, o)
+	bodyOf := func(fill string) []byte {
+		return batch.Append(nil, []Record{{Value: []byte(strings.Repeat(fill, 100))}}, 1)
+	}
+	for i, body := range [][]byte{bodyOf("a"), bodyOf("b"), []byte("control"), bodyOf("d")} {
+		kind := KindData
+		if i == 2 {
+			kind = KindControl
+		}
+		_, err := l.AppendEntries(NewEntry(uint64(i+1), 1, kind, body)).Wait()
+		require.NoError(t, err)
+	}
+	require.NoError(t, l.Close())
+	segments, err := filepath.Glob(filepath.Join(dir, "*.log"))
+	require.NoError(t, err)
+	require.Len(t, segments, 1)
+	b, err := os.ReadFile(segments[0])
+	require.NoError(t, err)
+	damage := func(what string) {
+		at := bytes.Index(b, []byte(what))
+		require.Positive(t, at)
+		b[at] ^= 1
+		require.NoError(t, os.WriteFile(segments[0], b, 0o600))
+	}
+	indexes := func(entries []Entry) (is []uint64) {
+		for _, e := range entries {
+			is = append(is, e.Index)
+		}
+		return is
+	}
+	damage("bbbb")
+	l = open(t, dir, o)
+	entries, lease, err := l.ReadEntries(nil, 1, 4, MaxBodyBytes)
+	require.NoError(t, err)
+	require.Equal(t, []uint64{1}, indexes(entries))
+	lease.Release()
+	headers, err := l.ReadHeaders(nil, 1, 4, MaxBodyBytes)
+	require.NoError(t, err)
+	require.Equal(t, []uint64{1, 2, 3, 4}, indexes(headers))
+	require.NoError(t, l.Close())
+
+	damage("control")
+	l = open(t, dir, o)
+	headers, err = l.ReadHeaders(nil, 1, 4, MaxBodyBytes)
+	require.NoError(t, err)
+	require.Equal(t, []uint64{1, 2}, indexes(headers))
+	var corrupt *CorruptionError
+	headers, err = l.ReadHeaders(nil, 3, 4, MaxBodyBytes)
+	require.ErrorAs(t, err, &corrupt)
+	require.EqualValues(t, 3, corrupt.Index)
+	require.Empty(t, headers)
+	require.NoError(t, l.Close())
 }
 
 // requireEntries checks that got are the model's entries from number i on, as many as

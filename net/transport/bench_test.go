@@ -46,16 +46,16 @@ func BenchmarkLoopback(b *testing.B) {
 				b.Fatal(err)
 			}
 			room <- struct{}{}
-			sender.Send(2, Bulk, f) // waits for the connection
+			sender.Send(2, Bulk, f, nil) // waits for the connection
 			for range window {
 				room <- struct{}{}
-				sender.Send(2, Bulk, f)
+				sender.Send(2, Bulk, f, nil)
 			}
 			b.ReportAllocs()
 			b.SetBytes(int64(size))
 			for b.Loop() {
 				room <- struct{}{}
-				if !sender.Send(2, Bulk, f) {
+				if !sender.Send(2, Bulk, f, nil) {
 					b.Fatal("dropped")
 				}
 			}

@@ -39,6 +39,7 @@ type link struct {
 	// The goroutine's own.
 	said  string      // what was logged last: upText, or why it is down
 	parts [][]byte    // of frames that are being written
+	dones []func()    // of those that have one
 	rest  net.Buffers // what is not written yet of these
 }
 
@@ -56,7 +57,7 @@ func newLink(t *Transport, p *peer, lane Lane) *link {
 // send queues a frame. Where there is no room, the urgent lane drops the oldest, since what is
 // urgent is of no use when it is late, and raft goes by the newest; the bulk lane drops the new
 // one, since those before it are of no use to who lacks any of them.
-func (l *link) send(frame net.Buffers) bool {
+func (l *link) send(frame net.Buffers, done func()) bool {
 	size, err := frameSize(frame)
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -75,12 +76,13 @@ func (l *link) send(frame net.Buffers) bool {
 			l.peer.unreachable()
 			return false
 		}
+		l.queue.front().end()
 		l.queue.pop()
 	}
 	if l.dropped > dropped {
 		l.peer.unreachable()
 	}
-	l.queue.push(queued{frame, size})
+	l.queue.push(queued{frame, size, done})
 	if l.queue.len() == 1 {
 		select {
 		case l.wake <- struct{}{}:
@@ -185,6 +187,10 @@ func (l *link) write(conn net.Conn, ended <-chan struct{}) error {
 		}
 		err := l.writeParts(conn)
 		clear(l.parts) // those of large frames must not be kept
+		for _, done := range l.dones {
+			done()
+		}
+		clear(l.dones)
 		if err != nil {
 			l.mu.Lock()
 			l.dropped += uint64(frames)
@@ -205,7 +211,7 @@ func (l *link) write(conn net.Conn, ended <-chan struct{}) error {
 
 // take moves frames from the queue to parts, at least one if there is any.
 func (l *link) take() (frames, bytes int) {
-	l.parts = l.parts[:0]
+	l.parts, l.dones = l.parts[:0], l.dones[:0]
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for l.queue.len() > 0 {
@@ -214,6 +220,9 @@ func (l *link) take() (frames, bytes int) {
 			break
 		}
 		l.parts = append(l.parts, f.frame...)
+		if f.done != nil {
+			l.dones = append(l.dones, f.done)
+		}
 		bytes += f.size
 		frames++
 		l.queue.pop()

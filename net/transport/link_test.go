@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -44,7 +45,7 @@ func TestUrgentDoesNotWaitForBulk(t *testing.T) {
 		before := a.lost(2)
 		entry := frame(wire.TypeReplicate, string(make([]byte, 1<<10)))
 		sent := 0
-		for a.Send(2, Bulk, entry) {
+		for a.Send(2, Bulk, entry, nil) {
 			synctest.Wait() // the first are written, up to what the reader's buffer takes
 			sent++
 		}
@@ -52,9 +53,9 @@ func TestUrgentDoesNotWaitForBulk(t *testing.T) {
 		synctest.Wait()
 		require.Equal(t, before+1, a.lost(2))
 		for range 1000 {
-			require.False(t, a.Send(2, Bulk, entry))
+			require.False(t, a.Send(2, Bulk, entry, nil))
 		}
-		require.True(t, a.Send(2, Urgent, frame(wire.TypeHeartbeat, "heartbeat")))
+		require.True(t, a.Send(2, Urgent, frame(wire.TypeHeartbeat, "heartbeat"), nil))
 		synctest.Wait()
 		require.Equal(t, []got{{1, wire.TypeHeartbeat, "heartbeat"}}, b.received())
 		require.Equal(t, before+1, a.lost(2), "not at once")
@@ -79,7 +80,7 @@ func TestUrgentDropsTheOldest(t *testing.T) {
 		f.start(a, oa)
 		wait(3 * time.Second)
 		for i := range 1000 {
-			require.True(t, a.Send(2, Urgent, frame(wire.TypeHeartbeat, fmt.Sprintf("%5d", i))))
+			require.True(t, a.Send(2, Urgent, frame(wire.TypeHeartbeat, fmt.Sprintf("%5d", i)), nil))
 			synctest.Wait()
 		}
 		require.EqualValues(t, 100, a.Links()[0].Urgent.QueuedBytes)
@@ -106,10 +107,10 @@ func TestQueueTakesOne(t *testing.T) {
 			return nil, errNobody
 		}
 		f.start(a, o)
-		require.True(t, a.Send(2, Bulk, frame(wire.TypeReplicate, "one")))
-		require.False(t, a.Send(2, Bulk, frame(wire.TypeReplicate, "two")))
-		require.True(t, a.Send(2, Urgent, frame(wire.TypeHeartbeat, "one")))
-		require.True(t, a.Send(2, Urgent, frame(wire.TypeHeartbeat, "two")))
+		require.True(t, a.Send(2, Bulk, frame(wire.TypeReplicate, "one"), nil))
+		require.False(t, a.Send(2, Bulk, frame(wire.TypeReplicate, "two"), nil))
+		require.True(t, a.Send(2, Urgent, frame(wire.TypeHeartbeat, "one"), nil))
+		require.True(t, a.Send(2, Urgent, frame(wire.TypeHeartbeat, "two"), nil))
 		require.Equal(t, 8, a.Links()[0].Bulk.QueuedBytes)
 		wait(time.Second)
 		link := a.Links()[0]
@@ -201,7 +202,7 @@ func TestStall(t *testing.T) {
 					lane = Bulk
 				}
 				up := func() bool { l := a.Links()[0]; return l.Urgent.Connected || l.Bulk.Connected }
-				require.True(t, a.Send(2, lane, frame(wire.TypeHeartbeat, "takes its time")))
+				require.True(t, a.Send(2, lane, frame(wire.TypeHeartbeat, "takes its time"), nil))
 				wait(9 * time.Second)
 				require.True(t, up())
 				wait(2 * time.Second)
@@ -230,7 +231,7 @@ func TestBlockedReceiverIsBounded(t *testing.T) {
 		dialed := f.dialed("2")
 		large := string(make([]byte, 100<<10)) // more than the reader's buffer takes
 		for i := range 60 {
-			a.Send(2, Bulk, frame(wire.TypeReplicate, fmt.Sprint(i), large))
+			a.Send(2, Bulk, frame(wire.TypeReplicate, fmt.Sprint(i), large), nil)
 			wait(5 * time.Second)
 			b.Transport.mu.Lock()
 			// Two that it has dialed, an urgent one, and of bulk one that is blocked and one
@@ -250,5 +251,55 @@ func TestBlockedReceiverIsBounded(t *testing.T) {
 			last = i
 		}
 		require.Equal(t, 59, last)
+	})
+}
+
+// Who lends a frame its memory is told when that is free again: once for each frame that was
+// taken, however it ended, and never for one that was not.
+func TestSendSaysWhenItIsDone(t *testing.T) {
+	inBubble(t, func(t *testing.T, f *fabric) {
+		a, b := &node{}, &node{}
+		g := gate{wire.TypeHeartbeat, make(chan struct{})}
+		defer close(g.open)
+		oa, ob := f.options(a, 1, 2), f.options(b, 2, 1)
+		oa.MaxQueueBytes = 16 * 10 * (frameCost + 10)
+		ob.Receive = g.wrap(ob.Receive)
+		f.start(b, ob)
+		f.start(a, oa)
+		wait(3 * time.Second)
+		var mu sync.Mutex
+		ended := map[int]int{}
+		sent := 0
+		send := func(lane Lane, typ wire.Type) bool {
+			i := sent
+			sent++
+			return a.Send(2, lane, frame(typ, fmt.Sprintf("%5d", i)), func() {
+				mu.Lock()
+				defer mu.Unlock()
+				ended[i]++
+			})
+		}
+		count := func() (n int) {
+			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
+			for i, times := range ended {
+				require.Equal(t, 1, times, i)
+			}
+			return len(ended)
+		}
+		require.False(t, a.Send(3, Bulk, frame(wire.TypeReplicate), func() { t.Error("it was not taken") }))
+		require.False(t, a.Send(2, Bulk, nil, func() { t.Error("it is no frame") }))
+		require.True(t, send(Bulk, wire.TypeReplicate))
+		require.Equal(t, 1, count(), "it was written")
+		for range 1000 {
+			require.True(t, send(Urgent, wire.TypeHeartbeat))
+			synctest.Wait()
+		}
+		waiting := sent - count()
+		require.Equal(t, 11, waiting, "one is being written, ten wait; of those before some were written, and the others dropped")
+		a.Close()
+		require.Equal(t, sent, count(), "what waited was dropped")
+		require.False(t, a.Send(2, Bulk, frame(wire.TypeReplicate), func() { t.Error("it was closed") }))
 	})
 }

@@ -12,6 +12,14 @@ import (
 type queued struct {
 	frame net.Buffers
 	size  int
+	done  func() // is called when it has been written or dropped; nil: nothing is
+}
+
+// end says that the frame is not needed any more.
+func (f *queued) end() {
+	if f.done != nil {
+		f.done()
+	}
 }
 
 // queue is frames that wait, oldest first. It keeps its memory, so that in the long run nothing
@@ -53,6 +61,9 @@ func (q *queue) pop() {
 // clear removes all, and returns how many they were. It gives back memory, too.
 func (q *queue) clear() int {
 	n := q.len()
+	for i := range q.frames[q.first:] {
+		q.frames[q.first+i].end()
+	}
 	*q = queue{}
 	return n
 }

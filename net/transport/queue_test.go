@@ -20,7 +20,7 @@ func TestQueue(t *testing.T) {
 			require.Equal(t, len(model), q.clear())
 			model = nil
 		case n < 500+(i/1000%3-1)*20:
-			f := queued{net.Buffers{[]byte{byte(i)}}, i}
+			f := queued{frame: net.Buffers{[]byte{byte(i)}}, size: i}
 			q.push(f)
 			model = append(model, f)
 		case len(model) > 0:

@@ -212,14 +212,15 @@ func New(o Options) (*Transport, error) {
 // does not say that it will arrive.
 //
 // The parts of the frame are one frame together. They, and what they point to, must stay
-// unchanged until they have been written or dropped, of which nobody is told: so for ever, and
-// they may be shared.
-func (t *Transport) Send(to uint16, lane Lane, frame net.Buffers) bool {
+// unchanged until they have been written or dropped, and may be shared. If true was returned and
+// done is not nil, it is called then, once: perhaps before Send returns. It must be quick, and
+// must not call the transport.
+func (t *Transport) Send(to uint16, lane Lane, frame net.Buffers, done func()) bool {
 	p := t.peers[to]
 	if p == nil || lane >= wire.Lanes {
 		return false
 	}
-	return p.out[lane].send(frame)
+	return p.out[lane].send(frame, done)
 }
 
 // report calls Unreachable for a peer.

@@ -208,10 +208,10 @@ func TestFramesArriveInOrderOnBothLanes(t *testing.T) {
 		wait(5 * time.Second)
 		const n = 3000 // more than a system call writes
 		for i := range n {
-			require.True(t, a.Send(2, Bulk, frame(wire.TypeReplicate, fmt.Sprint(i), " bulk")))
-			require.True(t, a.Send(2, Urgent, frame(wire.TypeHeartbeat, fmt.Sprint(i), " urgent")))
+			require.True(t, a.Send(2, Bulk, frame(wire.TypeReplicate, fmt.Sprint(i), " bulk"), nil))
+			require.True(t, a.Send(2, Urgent, frame(wire.TypeHeartbeat, fmt.Sprint(i), " urgent"), nil))
 		}
-		require.True(t, c.Send(2, Urgent, frame(wire.TypeHeartbeatResponse)))
+		require.True(t, c.Send(2, Urgent, frame(wire.TypeHeartbeatResponse), nil))
 		synctest.Wait()
 		counts := map[string]int{}
 		for _, g := range b.received() {
@@ -248,9 +248,9 @@ func TestNothingIsSentTo(t *testing.T) {
 	inBubble(t, func(t *testing.T, f *fabric) {
 		a := &node{}
 		f.start(a, f.options(a, 1, 2))
-		require.False(t, a.Send(3, Urgent, frame(wire.TypeHeartbeat)), "an unknown node")
-		require.False(t, a.Send(1, Urgent, frame(wire.TypeHeartbeat)), "itself")
-		require.False(t, a.Send(2, 2, frame(wire.TypeHeartbeat)), "a lane that there is not")
+		require.False(t, a.Send(3, Urgent, frame(wire.TypeHeartbeat), nil), "an unknown node")
+		require.False(t, a.Send(1, Urgent, frame(wire.TypeHeartbeat), nil), "itself")
+		require.False(t, a.Send(2, 2, frame(wire.TypeHeartbeat), nil), "a lane that there is not")
 		for name, bad := range map[string]net.Buffers{
 			"nothing":       nil,
 			"no header":     {[]byte("1234")},
@@ -259,12 +259,12 @@ func TestNothingIsSentTo(t *testing.T) {
 			"not sealed":    {make([]byte, 100)},
 			"far too large": {append([]byte{0xff, 0xff, 0xff, 0x7f, 0x10}, make([]byte, 100)...)},
 		} {
-			require.False(t, a.Send(2, Bulk, bad), name)
+			require.False(t, a.Send(2, Bulk, bad, nil), name)
 		}
 		require.EqualValues(t, 6, a.Links()[0].Bulk.Dropped)
 		require.Contains(t, a.log.String(), "cannot be sent")
 		a.Close()
-		require.False(t, a.Send(2, Urgent, frame(wire.TypeHeartbeat)), "a transport that was closed")
+		require.False(t, a.Send(2, Urgent, frame(wire.TypeHeartbeat), nil), "a transport that was closed")
 		a.Close()
 		conn, _ := net.Pipe()
 		require.ErrorIs(t, a.Serve(conn, wire.NewDecoder(conn, 0), wire.Frame{}), ErrClosed)
@@ -298,12 +298,12 @@ func TestReceiveRefuses(t *testing.T) {
 		f.start(b, o)
 		wait(3 * time.Second)
 		before := a.lost(2)
-		require.True(t, a.Send(2, Bulk, frame(wire.TypeReplicate, "bad")))
+		require.True(t, a.Send(2, Bulk, frame(wire.TypeReplicate, "bad"), nil))
 		synctest.Wait()
 		require.Contains(t, a.log.String(), `node 2 has hung up: \"not that\"`)
 		require.Equal(t, 1, a.lost(2)-before)
 		wait(time.Second)
-		require.True(t, a.Send(2, Bulk, frame(wire.TypeReplicate, "good")))
+		require.True(t, a.Send(2, Bulk, frame(wire.TypeReplicate, "good"), nil))
 		synctest.Wait()
 		require.Equal(t, []got{{1, wire.TypeReplicate, "good"}}, b.received())
 	})
@@ -322,13 +322,13 @@ func TestRestart(t *testing.T) {
 		require.False(t, a.Links()[0].Bulk.Accepted)
 		require.Equal(t, "node 2 has closed the connection", a.Links()[0].Bulk.LastError)
 		require.Equal(t, 1, a.lost(2), "once for both lanes")
-		require.True(t, a.Send(2, Bulk, frame(wire.TypeReplicate, "stale")))
+		require.True(t, a.Send(2, Bulk, frame(wire.TypeReplicate, "stale"), nil))
 		wait(time.Minute)
 		require.EqualValues(t, 1, a.Links()[0].Bulk.Dropped)
 		b = &node{}
 		f.start(b, f.options(b, 2, 1))
 		wait(3 * time.Second)
-		require.True(t, a.Send(2, Bulk, frame(wire.TypeReplicate, "fresh")))
+		require.True(t, a.Send(2, Bulk, frame(wire.TypeReplicate, "fresh"), nil))
 		synctest.Wait()
 		require.Equal(t, []got{{1, wire.TypeReplicate, "fresh"}}, b.received())
 		// A minute of failures, and two lanes: up, closed, nobody there, up.
@@ -374,7 +374,7 @@ func TestTCP(t *testing.T) {
 		require.NoError(t, wire.SealPeerFrame(wire.TypeReplicate, f))
 		// At first what is sent may be dropped, since the other one does not listen yet.
 		for sent := false; !sent; {
-			require.True(t, nodes[0].Send(2, Bulk, f))
+			require.True(t, nodes[0].Send(2, Bulk, f, nil))
 			select {
 			case r := <-received:
 				require.Equal(t, fmt.Sprintf("1 replicate %d", size), r)
