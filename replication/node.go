@@ -23,9 +23,11 @@ var ErrStopped = errors.New("the node has stopped")
 // Transport carries messages to other nodes. What comes from them goes to [Node.Step].
 type Transport interface {
 	// Send has messages sent, each to its To, and must not wait for that: what there is no
-	// room for is dropped. It is called by one goroutine at a time. The messages must not be
-	// changed.
-	Send(messages []*core.Message)
+	// room for is dropped. It may be called concurrently; those to one node stay in order. The
+	// messages must not be changed. If done is not nil, it is to be called once, when all of
+	// them, and what they point to, are not needed any more; by any goroutine, and perhaps before
+	// Send returns.
+	Send(messages []*core.Message, done func())
 }
 
 // Options configure a [Node].
@@ -37,10 +39,18 @@ type Options struct {
 	Tick time.Duration
 	// Transport carries messages.
 	Transport Transport
+	// CatchUpRate bounds how many bytes per second nodes that are behind are sent from the log
+	// while there are appends: all of them together. They are sent half as much again as is
+	// appended if that is more, and without bound if nothing was appended for a second.
+	// Default: DefaultCatchUpRate.
+	CatchUpRate int64
 	// Logger gets a line when the node's role, leader or membership changes, and when it
 	// fails. Default: none.
 	Logger *slog.Logger
 }
+
+// DefaultCatchUpRate is 64 MiB.
+const DefaultCatchUpRate = 64 << 20
 
 const (
 	// maxInputs bounds what waits for the node's goroutine.
@@ -57,8 +67,8 @@ const (
 	maxBegun    = 64
 )
 
-// Node runs a [core.Core]: one goroutine around it, one that makes its writes durable, and one
-// that does its repairs.
+// Node runs a [core.Core]: one goroutine around it, one that makes its writes durable, one that
+// does its repairs, and one for each other node that reads what that lacks.
 // Its methods may be called concurrently.
 type Node struct {
 	opts   Options
@@ -73,6 +83,8 @@ type Node struct {
 	once   sync.Once
 	tasks  sync.WaitGroup
 	damage atomic.Int64 // see Damage
+	feeds  map[core.NodeID]*feed
+	pace   pace
 
 	mu      sync.Mutex
 	runs    []run // that wait to become an entry
@@ -81,13 +93,14 @@ type Node struct {
 	err     error // why it has ended
 
 	// The goroutine's own.
-	pending int           // writes that are not done
-	queue   []*core.Write // of them, those that the storage's goroutine has no room for
-	closing bool
-	late    map[core.NodeID]*core.Message // that wait: see send
-	lateBy  *time.Timer                   // when they are sent
-	known   int64                         // of damage, the core's
-	last    core.Standing
+	endFeeds func()
+	pending  int           // writes that are not done
+	queue    []*core.Write // of them, those that the storage's goroutine has no room for
+	closing  bool
+	late     map[core.NodeID]*core.Message // that wait: see send
+	lateBy   *time.Timer                   // when they are sent
+	known    int64                         // of damage, the core's
+	last     core.Standing
 }
 
 // finished is a write that was finished, or could not be.
@@ -108,8 +121,11 @@ func Start(o Options) (*Node, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	if o.Tick <= 0 || o.Transport == nil {
-		return nil, fmt.Errorf("replication: Tick is %v and Transport %v: want more than 0, and one", o.Tick, o.Transport)
+	if o.CatchUpRate == 0 {
+		o.CatchUpRate = DefaultCatchUpRate
+	}
+	if o.Tick <= 0 || o.Transport == nil || o.CatchUpRate < 0 {
+		return nil, fmt.Errorf("replication: Tick is %v, CatchUpRate %d and Transport %v: want more than 0 of both, and one", o.Tick, o.CatchUpRate, o.Transport)
 	}
 	c, err := core.New(o.Core)
 	if err != nil {
@@ -121,6 +137,16 @@ func Start(o Options) (*Node, error) {
 		late:   map[core.NodeID]*core.Message{},
 		repair: make(chan *core.Repair, 1), mended: make(chan *core.Repair, 1),
 		stop: make(chan struct{}), ended: make(chan struct{}),
+		feeds: map[core.NodeID]*feed{}, pace: pace{rate: o.CatchUpRate},
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	n.endFeeds = cancel
+	for _, id := range o.Core.Nodes {
+		if id != o.Core.Self {
+			f := newFeed(n, id)
+			n.feeds[id] = f
+			n.tasks.Go(func() { f.run(ctx) })
+		}
 	}
 	n.tasks.Go(func() { n.run(c) })
 	n.tasks.Go(n.store)
@@ -158,6 +184,12 @@ func (n *Node) run(c *core.Core) {
 		}
 	}()
 	defer close(n.repair)
+	defer func() {
+		n.endFeeds()
+		for _, f := range n.feeds {
+			close(f.queue)
+		}
+	}()
 	ticks := time.NewTicker(n.opts.Tick)
 	defer ticks.Stop()
 	n.lateBy = time.NewTimer(0)
@@ -224,7 +256,8 @@ func (n *Node) written(c *core.Core, f finished) {
 // carryOut does what the core wants done.
 func (n *Node) carryOut(c *core.Core) {
 	out := c.Ready()
-	n.send(out.Messages)
+	n.send(c, out.Messages)
+	n.noteAppended(out.Writes)
 	n.pending += len(out.Writes)
 	n.queue = append(n.queue, out.Writes...)
 	n.handOut()
@@ -238,9 +271,22 @@ func (n *Node) carryOut(c *core.Core) {
 	}
 }
 
+// noteAppended tells how much is being appended, for those that must not keep up with it.
+func (n *Node) noteAppended(writes []*core.Write) {
+	size := 0
+	for _, w := range writes {
+		for i := range w.Entries() {
+			size += len(w.Entries()[i].Body)
+		}
+	}
+	n.pace.appended.Add(int64(size))
+}
+
 // send sends messages. One that only says how far entries are committed waits a little: if the
-// next entries come meanwhile, their message says so, too. It may get lost as any other.
-func (n *Node) send(messages []*core.Message) {
+// next entries come meanwhile, their message says so, too. It may get lost as any other. Where
+// entries must be read first, the node's feed does that, and nothing with entries may overtake
+// them.
+func (n *Node) send(c *core.Core, messages []*core.Message) {
 	now := messages[:0]
 	for _, m := range messages {
 		isApp := m.Kind == core.KindRaft && m.Raft.GetType() == raftpb.MsgApp
@@ -254,10 +300,17 @@ func (n *Node) send(messages []*core.Message) {
 		case isApp:
 			delete(n.late, m.To)
 		}
+		if f := n.feeds[m.To]; f != nil && !m.Urgent() && (m.Stored() || f.waiting.Load() > 0) {
+			if !f.put(m) {
+				f.lost.Add(1)
+				c.Unreachable(m.To)
+			}
+			continue
+		}
 		now = append(now, m)
 	}
 	if len(now) > 0 {
-		n.opts.Transport.Send(now)
+		n.opts.Transport.Send(now, nil)
 	}
 }
 
@@ -267,11 +320,15 @@ func (n *Node) sendLate() {
 		return
 	}
 	var messages []*core.Message
-	for _, m := range n.late {
-		messages = append(messages, m)
+	for id, m := range n.late {
+		if f := n.feeds[id]; f == nil || f.waiting.Load() == 0 { // else it has more than that to send
+			messages = append(messages, m)
+		}
 	}
 	clear(n.late)
-	n.opts.Transport.Send(messages)
+	if len(messages) > 0 {
+		n.opts.Transport.Send(messages, nil)
+	}
 }
 
 // handOut hands writes to the storage's goroutine, as many as there is room for. A disk that
@@ -501,7 +558,12 @@ func (n *Node) Step(ctx context.Context, m *core.Message) error {
 
 // Unreachable says that messages to a node get lost.
 func (n *Node) Unreachable(ctx context.Context, id core.NodeID) error {
-	return n.submit(ctx, func(c *core.Core) { c.Unreachable(id) })
+	return n.submit(ctx, func(c *core.Core) {
+		if f := n.feeds[id]; f != nil {
+			f.lost.Add(1)
+		}
+		c.Unreachable(id)
+	})
 }
 
 // Append appends a batch; its Tag is the node's. It returns when the append has its outcome,

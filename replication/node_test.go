@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -31,9 +32,18 @@ type hub struct {
 // port is a node's end of the hub.
 type port struct{ *hub }
 
-func (p port) Send(messages []*core.Message) {
+func (p port) Send(messages []*core.Message, done func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if done != nil { // they are read from the log, and are the sender's
+		for i, m := range messages {
+			var err error
+			if messages[i], err = core.DecodeMessage(bytes.Join(m.Encode(0), nil)); err != nil {
+				panic(err)
+			}
+		}
+		done()
+	}
 	for _, m := range messages {
 		if to := p.nodes[m.To]; to != nil {
 			select {
@@ -63,7 +73,7 @@ func (m *member) start() {
 	m.Node, err = Start(Options{
 		Tick: 10 * time.Millisecond, Transport: port{m.hub},
 		Core: core.Config{
-			Self: m.id, Nodes: []core.NodeID{1, 2, 3}, Preferred: 1, Quorum: 2, MaxLag: 10_000,
+			Self: m.id, Nodes: []core.NodeID{1, 2, 3}, Preferred: 1, Quorum: 2, MaxLag: 10_000, RecentBytes: 1 << 10,
 			ElectionTicks: 20, ReportTicks: 20, TimeoutTicks: 1000, Log: m.log, Rand: rand.New(rand.NewPCG(rand.Uint64(), 1)),
 		},
 	})
@@ -245,7 +255,7 @@ func TestStopAnswers(t *testing.T) {
 // nowhere is the network of a node that is alone.
 type nowhere struct{}
 
-func (nowhere) Send([]*core.Message) {}
+func (nowhere) Send([]*core.Message, func()) {}
 
 // startAlone starts a cluster of one, and waits until it leads.
 func startAlone(t *testing.T) *Node {
@@ -308,7 +318,7 @@ func TestDiskThatStallsAndFails(t *testing.T) {
 	n, err := Start(Options{
 		Tick: 10 * time.Millisecond, Transport: nowhere{},
 		Core: core.Config{
-			Self: 1, Nodes: []core.NodeID{1}, Preferred: 1, Quorum: 1, MaxLag: 10_000,
+			Self: 1, Nodes: []core.NodeID{1}, Preferred: 1, Quorum: 1, MaxLag: 10_000, RecentBytes: 1 << 10,
 			ElectionTicks: 10, ReportTicks: 20, TimeoutTicks: 100_000, Log: log, Rand: rand.New(rand.NewPCG(1, 1)),
 		},
 	})
@@ -363,7 +373,7 @@ func TestDiskThatStallsAndFails(t *testing.T) {
 // recorder is a transport that keeps what it is to send.
 type recorder struct{ sent []*core.Message }
 
-func (r *recorder) Send(messages []*core.Message) { r.sent = append(r.sent, messages...) }
+func (r *recorder) Send(messages []*core.Message, _ func()) { r.sent = append(r.sent, messages...) }
 
 // The news that entries are committed waits for the next entries, which bring it, too.
 func TestCommitsWaitForEntries(t *testing.T) {
@@ -374,11 +384,11 @@ func TestCommitsWaitForEntries(t *testing.T) {
 	}
 	beat := &core.Message{Kind: core.KindRaft, To: 2, Raft: &raftpb.Message{Type: raftpb.MsgHeartbeat.Enum()}}
 	first, second, other := app(2, 1), app(2, 2), app(3, 1)
-	n.send([]*core.Message{first, beat, other})
+	n.send(nil, []*core.Message{first, beat, other})
 	require.Equal(t, []*core.Message{beat}, to.sent)
-	n.send([]*core.Message{second})
+	n.send(nil, []*core.Message{second})
 	with := app(3, 2, &raftpb.Entry{})
-	n.send([]*core.Message{with})
+	n.send(nil, []*core.Message{with})
 	require.Equal(t, []*core.Message{beat, with}, to.sent)
 	n.sendLate()
 	require.Equal(t, []*core.Message{beat, with, second}, to.sent, "the newest; the third node knows")

@@ -54,6 +54,9 @@ type MemberOptions struct {
 	// Listener takes the connections of clients and of other nodes, which come to the address
 	// that Conf has. It is closed when the member stops, or could not start.
 	Listener Listener
+	// CatchUpRate bounds how fast nodes that are behind are sent entries while there are appends,
+	// as [replication.Options] has it. Default: replication.DefaultCatchUpRate.
+	CatchUpRate int64
 	// Storage configures the log. ManualCommit is set. Sync other than storage.SyncAlways
 	// means that an append is acknowledged when a quorum has it in memory. Logger and
 	// Compression count for the member, too.
@@ -290,7 +293,7 @@ func (m *Member) nodeOptions(l *life) replication.Options {
 	if o.Storage.Sync != storage.SyncAlways() {
 		c.Unsynced, c.BootID = true, o.bootID
 	}
-	return replication.Options{Core: c, Tick: tick, Transport: l.peers, Logger: m.logger}
+	return replication.Options{Core: c, Tick: tick, Transport: l.peers, CatchUpRate: o.CatchUpRate, Logger: m.logger}
 }
 
 // serve begins to accept.

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/zue-log/zue/net/transport"
@@ -82,20 +83,37 @@ var frameTypes = [...]wire.Type{
 
 // Send implements replication.Transport. What does not fit, or there is no room for, is dropped,
 // which the transport tells the node of.
-func (n *peerNetwork) Send(messages []*core.Message) {
-	for _, m := range messages {
-		frame := m.Encode(wire.PeerHeaderSize)
-		if err := wire.SealPeerFrame(frameTypes[m.Class()], frame); err != nil {
-			// No entry is so long: see takeRecord.
-			n.logger.Error("a message is too long to be sent to another node", "node", m.To, "err", err)
-			continue
+func (n *peerNetwork) Send(messages []*core.Message, done func()) {
+	if done != nil {
+		var left atomic.Int64
+		left.Store(int64(len(messages)))
+		all := done
+		done = func() {
+			if left.Add(-1) == 0 {
+				all()
+			}
 		}
-		lane := transport.Bulk
-		if m.Urgent() {
-			lane = transport.Urgent
-		}
-		n.Transport.Send(uint16(m.To), lane, net.Buffers(frame))
 	}
+	for _, m := range messages {
+		if !n.send(m, done) && done != nil {
+			done()
+		}
+	}
+}
+
+// send sends one message, and reports whether it will call done.
+func (n *peerNetwork) send(m *core.Message, done func()) bool {
+	frame := m.Encode(wire.PeerHeaderSize)
+	if err := wire.SealPeerFrame(frameTypes[m.Class()], frame); err != nil {
+		// No entry is so long: see takeRecord.
+		n.logger.Error("a message is too long to be sent to another node", "node", m.To, "err", err)
+		return false
+	}
+	lane := transport.Bulk
+	if m.Urgent() {
+		lane = transport.Urgent
+	}
+	return n.Transport.Send(uint16(m.To), lane, net.Buffers(frame), done)
 }
 
 // links says how the links to the other nodes are. One is up when messages get there on both

@@ -35,8 +35,9 @@ func (e *IndexError) Unwrap() error { return ErrNoEntry }
 // The bodies point into the mapped file, must not be modified, and stay valid until
 // the lease is released. See [Log.Read] for faults in the mapping.
 //
-// Each has been verified: the checksum of its header and, as in Read, of its body, and
-// that it follows the one before it in dst.
+// Each has been verified: the checksum of its header and of its body, even if that was found
+// intact before, and that it follows the one before it in dst. So what is sent to another node is
+// what was written, and damage is found here, not there.
 //
 // Errors, on which dst is returned unchanged and there is no lease: *IndexError if
 // the log does not have the first entry; *CorruptionError if that is damaged (a damaged
@@ -240,7 +241,7 @@ func (s *segment) entries(dst []Entry, first, last uint64, maxBytes int) (out []
 	if err != nil {
 		return dst, err
 	}
-	h, body, err := s.entry(pos, end)
+	h, body, err := parseEntry(s.b[pos:end], s.seed)
 	if err != nil {
 		return dst, s.corrupt(pos, first, h.offset, err)
 	}
@@ -255,7 +256,7 @@ func (s *segment) entries(dst []Entry, first, last uint64, maxBytes int) (out []
 		if total += int(bodyLen); total > maxBytes {
 			return out, nil
 		}
-		if h, body, err = s.entry(pos, end); err != nil || h.follows(p) != nil {
+		if h, body, err = parseEntry(s.b[pos:end], s.seed); err != nil || h.follows(p) != nil {
 			return out, nil // whoever asks for it, gets the error
 		}
 		out = append(out, h.entry(body))

@@ -33,7 +33,7 @@ func (r *RawEntries) EndOffset(offset uint64) uint64 {
 // sent to someone who reads them with an [EntryReader]: that one, and then as many as
 // follow in the same segment, hold only records that readers see, and take up no more than
 // maxBytes together. The bytes are in the mapped file, as [Log.Read] says, and stay valid
-// until the lease is released. All have been verified, as by [Log.ReadEntries].
+// until the lease is released. All have been verified, as by [Log.Read].
 //
 // At the end offset there is none, and no lease to release. Errors, with which there is no
 // lease either: *OffsetError if offset is before the first or after the end offset;

@@ -7,6 +7,8 @@ import (
 	"slices"
 
 	pb "go.etcd.io/raft/v3/raftpb"
+
+	"github.com/zue-log/zue/storage"
 )
 
 // How a message looks on its way to another node; FORMAT.md has the bytes. It is not protobuf:
@@ -113,15 +115,13 @@ const (
 // Encode returns the message's bytes, in parts that follow one another. The first has reserve
 // bytes in front, of value 0, for a header of the transport's. Data of entries is not copied, if
 // there is much of it: those parts are the entries' own, so they must not be changed, and the
-// message must not be, until they have been sent.
+// message must not be, until they have been sent. One that is [Message.Stored] must be loaded
+// first.
 //
 // The message must be one of a [Core]'s: of the fields, those of its kind are encoded, and of
 // raft's all but Responses, which are for the node itself.
 func (m *Message) Encode(reserve int) [][]byte {
-	entries := m.Entries
-	if m.Kind == KindRaft {
-		entries = m.Raft.GetEntries()
-	}
+	entries := m.entries()
 	b := make([]byte, reserve, reserve+128+4*len(entries)+len(m.Raft.GetContext()))
 	b = append(b, messageVersion, byte(m.Kind))
 	b = binary.LittleEndian.AppendUint16(b, uint16(m.From))
@@ -131,7 +131,7 @@ func (m *Message) Encode(reserve int) [][]byte {
 	switch m.Kind {
 	case KindRaft:
 		b = appendRaft(b, m.Raft)
-		return appendEntries(b, entries, m.Raft.GetLogTerm(), m.Raft.GetIndex())
+		return appendEntries(b, entries, m.loaded, m.Raft.GetLogTerm(), m.Raft.GetIndex())
 	case KindHello, KindWelcome:
 		b = append(b, m.Phase)
 		b = binary.LittleEndian.AppendUint64(b, m.Nonce)
@@ -144,7 +144,7 @@ func (m *Message) Encode(reserve int) [][]byte {
 		b = appendUvarints(b, m.FirstIndex, m.LastIndex)
 	case KindEntries:
 		b = appendUvarints(b, m.FirstIndex, m.LastIndex)
-		return appendEntries(b, entries, 0, m.FirstIndex-1)
+		return appendEntries(b, entries, m.loaded, 0, m.FirstIndex-1)
 	}
 	return [][]byte{b}
 }
@@ -242,12 +242,12 @@ func appendSnapshot(b []byte, s *pb.Snapshot) []byte {
 	return b
 }
 
-// appendEntries appends entries: what is to be said of each, and then the data of all. Term and
-// index are what the first one's are compared with.
-func appendEntries(b []byte, entries []*pb.Entry, term, index uint64) [][]byte {
+// appendEntries appends entries: what is to be said of each, and then the data of all. That of the
+// first may be loaded. Term and index are what the first one's are compared with.
+func appendEntries(b []byte, entries []*pb.Entry, loaded []storage.Entry, term, index uint64) [][]byte {
 	b = binary.AppendUvarint(b, uint64(len(entries)))
 	small, large := 0, 0
-	for _, e := range entries {
+	for i, e := range entries {
 		at := len(b)
 		b = append(b, 0)
 		first := byte(0)
@@ -270,35 +270,46 @@ func appendEntries(b []byte, entries []*pb.Entry, term, index uint64) [][]byte {
 			}
 			index = *e.Index
 		}
-		if e.Data != nil {
+		head, data := 0, e.Data
+		if i < len(loaded) && isUnread(e) {
+			head, data = envelope, loaded[i].Body
+		}
+		if data != nil {
 			first |= entryData
-			b = binary.AppendUvarint(b, uint64(len(e.Data)))
+			b = binary.AppendUvarint(b, uint64(head+len(data)))
 		}
 		b[at] = first
-		if len(e.Data) < copyBelow {
-			small += len(e.Data)
+		small += head
+		if len(data) < copyBelow {
+			small += len(data)
 		} else {
 			large++
 		}
 	}
-	return appendData(slices.Grow(b, small), entries, large)
+	return appendData(slices.Grow(b, small), entries, loaded, large)
 }
 
 // appendData appends the data of entries to b, which has room for all that is copied, and
 // returns the parts: large of them are the entries' own.
-func appendData(b []byte, entries []*pb.Entry, large int) [][]byte {
+func appendData(b []byte, entries []*pb.Entry, loaded []storage.Entry, large int) [][]byte {
 	parts := make([][]byte, 0, 2*large+1)
 	start := 0
-	for _, e := range entries {
-		if len(e.Data) < copyBelow {
-			b = append(b, e.Data...)
+	for i, e := range entries {
+		data := e.Data
+		if i < len(loaded) && isUnread(e) {
+			s := &loaded[i]
+			b = appendEnveloped(b, s.Kind, s.Checksum, s.Born, nil)
+			data = s.Body
+		}
+		if len(data) < copyBelow {
+			b = append(b, data...)
 			continue
 		}
 		if len(b) > start {
 			parts = append(parts, b[start:len(b):len(b)])
 			start = len(b)
 		}
-		parts = append(parts, e.Data)
+		parts = append(parts, data)
 	}
 	if len(b) > start {
 		parts = append(parts, b[start:])

@@ -580,9 +580,13 @@ func (c *Core) send(m *pb.Message) {
 		m = introduce(m)
 		c.peer(PeerID(m.GetTo())).snapshot = c.ticks
 	}
-	if to := PeerID(m.GetTo()).Node(); to != c.cfg.Self { // else it is to an incarnation of this node that is no more
-		c.post(&Message{Kind: KindRaft, To: to, Raft: m})
+	to := PeerID(m.GetTo())
+	if to.Node() == c.cfg.Self {
+		return // it is to an incarnation of this node that is no more
 	}
+	out := &Message{Kind: KindRaft, To: to.Node(), Raft: m}
+	out.behind = out.Stored() && !slices.Contains(c.inSync(), to)
+	c.post(out)
 }
 
 // post hands out a message, and says of whom it is.

@@ -224,6 +224,7 @@ func (c *Core) answerFetch(m *Message) {
 		answer.Entries, _ = c.raft.Entries(m.FirstIndex, last+1, maxFetchBytes)
 		c.noteDamage()
 	}
+	answer.behind = answer.Stored()
 	c.post(answer)
 }
 

@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	pb "go.etcd.io/raft/v3/raftpb"
+
+	"github.com/zue-log/zue/storage"
 )
 
 // ErrMessage is wrapped by the error for a message that makes no sense.
@@ -62,7 +64,15 @@ type Message struct {
 	FirstIndex, LastIndex uint64
 	// Entries are from FirstIndex on, as raft's: KindEntries.
 	Entries []*pb.Entry
+
+	// The sender's own: see Behind, and Load.
+	behind bool
+	loaded []storage.Entry // the first of the entries; those that are unread have their bodies here
 }
+
+// Behind says that the message is [Message.Stored] for a node that is not in sync: nobody waits for
+// it to acknowledge those entries.
+func (m *Message) Behind() bool { return m.behind }
 
 // check says what is wrong with a message to node self.
 func (m *Message) check(self NodeID) error {

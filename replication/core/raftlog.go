@@ -80,25 +80,23 @@ func (r *raftLog) remembered(lo, hi, maxSize uint64) []*pb.Entry {
 }
 
 // Entries implements raft.Storage. It may return fewer than maxSize allows, since
-// ReadEntries ends with the segment; raft asks again. Bodies are copied: nobody can say
-// when raft, and the messages that it makes of them, are done with them.
+// ReadHeaders ends with the segment; raft asks again. Data entries that are not remembered are
+// unread: see [Message.Load].
 func (r *raftLog) Entries(lo, hi, maxSize uint64) ([]*pb.Entry, error) {
 	if entries := r.remembered(lo, hi, maxSize); len(entries) > 0 {
 		return entries, nil
 	}
-	stored, lease, err := r.log.ReadEntries(nil, lo, hi-1, int(min(maxSize, math.MaxInt)))
+	stored, err := r.log.ReadHeaders(nil, lo, hi-1, int(min(maxSize, math.MaxInt)))
 	if err != nil {
 		return nil, r.readError(lo, err)
 	}
-	defer lease.Release()
 	entries := make([]*pb.Entry, len(stored))
 	for i := range stored {
-		if entries[i], err = fromStored(&stored[i]); err != nil {
+		s := &stored[i]
+		if s.Kind == storage.KindData {
+			entries[i] = &pb.Entry{Index: new(s.Index), Term: new(s.Term), Type: pb.EntryNormal.Enum(), Data: unread}
+		} else if entries[i], err = fromStored(s); err != nil {
 			return nil, r.readError(lo, err)
-		}
-		// The log may have verified it long ago, and does not again.
-		if err := verify(entries[i]); err != nil {
-			return nil, r.readError(lo, &storage.CorruptionError{Index: stored[i].Index, Offset: stored[i].Offset, Reason: err.Error()})
 		}
 	}
 	return entries, nil

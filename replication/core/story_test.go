@@ -1,6 +1,7 @@
 package core_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -198,7 +199,14 @@ func (s *story) settle() {
 func (n *actor) settle() (busy bool) {
 	for n.core != nil {
 		out := n.core.Ready()
-		n.net = append(n.net, out.Messages...)
+		for _, m := range out.Messages {
+			if m.Stored() {
+				m = n.load(m)
+			}
+			if m != nil {
+				n.net = append(n.net, m)
+			}
+		}
 		n.writes = append(n.writes, out.Writes...)
 		for _, a := range out.Appends {
 			n.answered(a)
@@ -234,6 +242,21 @@ func (n *actor) settle() (busy bool) {
 		busy = true
 	}
 	return busy
+}
+
+// load reads what a message lacks from the log, and returns what the other end gets; nil: nothing.
+func (n *actor) load(m *core.Message) (onWire *core.Message) {
+	loaded, release, err := m.Load(n.log)
+	if err != nil {
+		n.core.Unloaded(m, err)
+	}
+	if loaded == nil {
+		return nil
+	}
+	onWire, err = core.DecodeMessage(bytes.Join(loaded.Encode(0), nil))
+	require.NoError(n.t, err)
+	release()
+	return onWire
 }
 
 func (n *actor) boot() {

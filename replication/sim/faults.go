@@ -12,6 +12,7 @@ import (
 type Stats struct {
 	Simulated, Settled                                  time.Duration
 	Messages, Lost, Doubled, Held                       int
+	Loaded, Unloaded                                    int // messages whose entries were read from the log, or could not be
 	Crashes, Kills, Stops, Halts, DiskErrors, FullDisks int
 	Stalls, Wipes, Flips, Cuts, Transfers, Blackouts    int
 	FailedBoots, Repairs, Mended, Unchecked             int

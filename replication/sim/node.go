@@ -196,7 +196,11 @@ func (n *node) tick() {
 func (n *node) drain() {
 	out := n.core.Ready()
 	for _, m := range out.Messages {
-		n.send(m)
+		if m.Stored() {
+			n.later(n.between(0, n.plan.slow), func() { n.load(m) })
+		} else {
+			n.send(m)
+		}
 	}
 	n.writes = append(n.writes, out.Writes...)
 	for _, r := range out.Repairs {
@@ -219,6 +223,27 @@ func (n *node) drain() {
 		return
 	}
 	n.begin()
+}
+
+// load reads what a message lacks from the log, and sends it.
+func (n *node) load(m *core.Message) {
+	loaded, release, err := m.Load(n.log)
+	if loaded != nil {
+		onWire, err := core.DecodeMessage(bytes.Join(loaded.Encode(0), nil))
+		if err != nil {
+			n.violated("node %d: message %+v: %v", n.id, loaded, err)
+			return
+		}
+		release()
+		n.stats.Loaded++
+		n.send(onWire)
+	}
+	if err != nil {
+		n.note("%d: %v", n.id, err)
+		n.stats.Unloaded++
+		n.core.Unloaded(m, err)
+		n.drain()
+	}
 }
 
 // repair does a repair, and tells the core.

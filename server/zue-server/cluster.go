@@ -196,7 +196,7 @@ func serveMember(ctx context.Context, c config) error {
 	}
 	m, err := server.StartMember(server.MemberOptions{
 		Dir: c.dataDir, Conf: c.cluster.conf, Self: c.cluster.self, Secret: c.cluster.secret, Listener: listener,
-		Storage: c.storage, Server: c.server,
+		CatchUpRate: int64(c.catchUpRate), Storage: c.storage, Server: c.server,
 	})
 	if err != nil {
 		return err

@@ -65,6 +65,7 @@ func TestClusterUsage(t *testing.T) {
 node "0" is not a number from 1 to 65534`},
 		{[]string{"9001", dir, bad + "x", "1"}, "zue-server: read the cluster's configuration: open " + bad + "x: no such file or directory"},
 		{[]string{"9001", dir, "--cluster-secret-file", good}, "zue-server: --cluster-secret-file: only a cluster's node has a secret: give it a cluster.conf and a node number"},
+		{[]string{"9001", dir, "--catch-up-rate=1MiB"}, "zue-server: --catch-up-rate: only a cluster's node has others catch up: give it a cluster.conf and a node number"},
 		{[]string{"9001", dir, good, "1", "--cluster-secret-file="}, "zue-server: --cluster-secret-file: the file's name is empty"},
 		{[]string{"9001", dir, good, "1", "--listen="}, "zue-server: --listen: the address is empty; 0.0.0.0 is all"},
 	} {

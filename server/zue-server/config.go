@@ -13,6 +13,7 @@ import (
 
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/pflag"
+	"github.com/zue-log/zue/replication"
 	"github.com/zue-log/zue/server"
 	"github.com/zue-log/zue/storage"
 	"github.com/zue-log/zue/storage/batch"
@@ -40,6 +41,7 @@ type config struct {
 	requestMemory       size
 	scrubInterval       time.Duration
 	scrubRate           size
+	catchUpRate         size
 
 	storage storage.Options
 	server  server.Options
@@ -80,9 +82,10 @@ func (c *config) flags(f *pflag.FlagSet) {
 	f.StringVar(&c.compression, "compression", "none", "of records that clients append one by one: none, gzip, snappy, lz4, zstd")
 	f.IntVar(&c.server.MaxConnections, "max-connections", server.DefaultMaxConnections, "clients at once; further ones are told so and hung up on")
 	f.Var(&c.requestMemory, "max-request-memory", fmt.Sprintf("memory for requests of more than 64 KiB that are being received, and answers as long that are not sent from a mapped file; %d bytes or more", server.MinRequestBytes))
-	c.scrubRate = server.DefaultScrubRate
+	c.scrubRate, c.catchUpRate = server.DefaultScrubRate, replication.DefaultCatchUpRate
 	f.DurationVar(&c.scrubInterval, "scrub-interval", server.DefaultScrubInterval, "time between two scrubs, which read the whole log and report damage, and in a cluster have it mended; 0: never")
 	f.Var(&c.scrubRate, "scrub-rate", "bytes that a scrub reads in a second")
+	f.Var(&c.catchUpRate, "catch-up-rate", "bytes that a leader sends in a second to nodes that are behind, while there are appends; half as much again as is appended, if that is more")
 	f.StringVar(&c.logFormat, "log-format", "text", "of the lines on standard error: text, json")
 	f.StringVar(&c.logLevel, "log-level", "info", "least important lines to write: debug, info, warn, error")
 }
@@ -181,6 +184,9 @@ func (c *config) read(args []string, flags *pflag.FlagSet, stderr io.Writer) err
 	errs = append(errs, c.storage.Validate(), c.server.Validate())
 	if len(args) == 4 {
 		errs = append(errs, c.readCluster(args[2], args[3]))
+	}
+	if len(args) != 4 && flags.Changed("catch-up-rate") {
+		fault("catch-up-rate", errors.New("only a cluster's node has others catch up: give it a cluster.conf and a node number"))
 	}
 	switch {
 	case c.secretFile == "" && flags.Changed("cluster-secret-file"):

@@ -1,0 +1,75 @@
+package replication
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// paceStep is how often a pace has more to give.
+	paceStep = 20 * time.Millisecond
+	// paceIdle is how long nothing was appended when catching up need not wait for anything.
+	paceIdle = time.Second
+	// paceShare is how much may be sent to nodes that are behind for each byte that is appended,
+	// in hundredths: more than is appended, or they would never catch up.
+	paceShare = 150
+)
+
+// pace bounds how fast nodes catch up while there are appends, which have to share disk, network
+// and processors with that: to rate bytes per second, or to paceShare of what is appended if that
+// is more. So the appends keep their share of what the machines can do, whatever that is; and a
+// node that is behind does catch up, whatever is appended.
+type pace struct {
+	rate     int64 // bytes per second
+	appended atomic.Int64
+
+	mu       sync.Mutex
+	left     int64 // bytes that may be sent; less than 0: they were sent before their time
+	seen     int64 // of appended
+	last     time.Time
+	lastSeen time.Time // when something had been appended
+}
+
+// wait waits until n more bytes may be sent to a node that is behind. The error is ctx's.
+func (p *pace) wait(ctx context.Context, n int) error {
+	for {
+		d := p.take(int64(n), time.Now())
+		if d == 0 {
+			return ctx.Err()
+		}
+		pause := time.NewTimer(d)
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			pause.Stop()
+			return ctx.Err()
+		}
+	}
+}
+
+// take takes n bytes, or returns how long to wait before the next attempt.
+func (p *pace) take(n int64, now time.Time) time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	since := now.Sub(p.last)
+	if since >= paceStep {
+		appended := p.appended.Load()
+		if appended > p.seen {
+			p.lastSeen = now
+		}
+		if since > paceIdle { // there was nothing to send
+			p.seen, since = appended, paceStep
+		}
+		more := max(int64(float64(p.rate)*since.Seconds()), (appended-p.seen)*paceShare/100)
+		// What was not sent in its time is not made up for, or appends would stand back for it.
+		p.left = min(p.left+more, more)
+		p.seen, p.last, since = appended, now, 0
+	}
+	if p.left > 0 || now.Sub(p.lastSeen) > paceIdle {
+		p.left -= n
+		return 0
+	}
+	return paceStep - since
+}
