@@ -106,7 +106,7 @@ func TestFeed(t *testing.T) {
 	})
 }
 
-// TestPace: what is behind gets its rate, or half as much again as is appended if that is more,
+// TestPace: what is behind gets its rate, or a quarter more than is appended if that is more,
 // or, when nothing is appended, all.
 func TestPace(t *testing.T) {
 	const step, size = 10 * time.Millisecond, 100 << 10
@@ -116,8 +116,8 @@ func TestPace(t *testing.T) {
 	}{
 		{10 << 20, 1, 10 << 20},
 		{10 << 20, 2 << 20, 10 << 20},
-		{10 << 20, 20 << 20, 30 << 20},
-		{10 << 20, 200 << 20, 300 << 20},
+		{10 << 20, 20 << 20, 25 << 20},
+		{10 << 20, 200 << 20, 250 << 20},
 	} {
 		t.Run(fmt.Sprint(c.rate, c.appends), func(t *testing.T) {
 			p := pace{rate: c.rate}

@@ -40,7 +40,7 @@ type Options struct {
 	// Transport carries messages.
 	Transport Transport
 	// CatchUpRate bounds how many bytes per second nodes that are behind are sent from the log
-	// while there are appends: all of them together. They are sent half as much again as is
+	// while there are appends: all of them together. They are sent a quarter more than is
 	// appended if that is more, and without bound if nothing was appended for a second.
 	// Default: DefaultCatchUpRate.
 	CatchUpRate int64

@@ -14,7 +14,7 @@ const (
 	paceIdle = time.Second
 	// paceShare is how much may be sent to nodes that are behind for each byte that is appended,
 	// in hundredths: more than is appended, or they would never catch up.
-	paceShare = 150
+	paceShare = 125
 )
 
 // pace bounds how fast nodes catch up while there are appends, which have to share disk, network

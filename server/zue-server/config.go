@@ -85,7 +85,7 @@ func (c *config) flags(f *pflag.FlagSet) {
 	c.scrubRate, c.catchUpRate = server.DefaultScrubRate, replication.DefaultCatchUpRate
 	f.DurationVar(&c.scrubInterval, "scrub-interval", server.DefaultScrubInterval, "time between two scrubs, which read the whole log and report damage, and in a cluster have it mended; 0: never")
 	f.Var(&c.scrubRate, "scrub-rate", "bytes that a scrub reads in a second")
-	f.Var(&c.catchUpRate, "catch-up-rate", "bytes that a leader sends in a second to nodes that are behind, while there are appends; half as much again as is appended, if that is more")
+	f.Var(&c.catchUpRate, "catch-up-rate", "bytes that a leader sends in a second to nodes that are behind, while there are appends; a quarter more than is appended, if that is more")
 	f.StringVar(&c.logFormat, "log-format", "text", "of the lines on standard error: text, json")
 	f.StringVar(&c.logLevel, "log-level", "info", "least important lines to write: debug, info, warn, error")
 }
