@@ -253,6 +253,7 @@ func (c *Core) pump() {
 	for c.err == nil && c.rn != nil && c.rn.HasReady() {
 		rd := c.rn.Ready()
 		c.follow()
+		var votes []*pb.Message
 		for _, s := range rd.ReadStates {
 			c.barrierAt(s)
 		}
@@ -263,9 +264,14 @@ func (c *Core) pump() {
 			case raft.LocalApplyThread:
 				c.apply(m)
 			default:
-				c.send(m)
+				if m.GetType() == pb.MsgVote && !planted("asks before it votes") {
+					votes = append(votes, m)
+				} else {
+					c.send(m)
+				}
 			}
 		}
+		c.askForVotes(votes)
 	}
 	if c.err == nil && c.raft != nil && c.raft.failed != nil {
 		c.fail(c.raft.failed)
@@ -275,6 +281,20 @@ func (c *Core) pump() {
 		c.acknowledge()
 		c.settleOrphans()
 		c.answerBarriers()
+	}
+}
+
+// askForVotes sends messages that ask for votes when the node's own is durable. raft counts that no
+// sooner, but would have it elected by others meanwhile: if it forgot that term, it could lead in it
+// once more, with other entries.
+func (c *Core) askForVotes(votes []*pb.Message) {
+	if n := len(c.writes); n > 0 {
+		w := c.writes[n-1] // which is behind the one that has the vote
+		w.responses = append(w.responses, votes...)
+		return
+	}
+	for _, m := range votes {
+		c.send(m)
 	}
 }
 

@@ -21,7 +21,7 @@ type Write struct {
 	state    []byte // nil: it stays as it is
 	clean    bool   // the state says that the node was stopped in order
 
-	responses []*pb.Message // raft's, to be given out when it is durable
+	responses []*pb.Message // raft's, to be given out when it is durable, by the core
 	then      func()        // what the core does when it is durable; nil: nothing
 
 	pending storage.Pending

@@ -29,6 +29,7 @@ func TestPlantedBugs(t *testing.T) {
 		{"recovery not synced", 1, 300, 0},
 		{"barrier before commit", 1, 300, 1},
 		{"loss not noticed", 600, 100, 5},
+		{"asks before it votes", 3007001, 100, 7},
 	} {
 		t.Run(b.bug, func(t *testing.T) {
 			t.Setenv("ZUE_PLANTED", b.bug)
