@@ -73,10 +73,7 @@ func (f *feed) send(ctx context.Context, m *core.Message) {
 	}
 	loaded, release, err := m.Load(n.log)
 	if err != nil {
-		select {
-		case n.inputs <- func(c *core.Core) { c.Unloaded(m, err) }:
-		case <-ctx.Done():
-		}
+		_ = n.submit(ctx, func(c *core.Core) { c.Unloaded(m, err) }) // if it has ended, nobody need know
 	}
 	if loaded == nil {
 		return

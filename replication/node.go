@@ -68,12 +68,14 @@ const (
 )
 
 // Node runs a [core.Core]: one goroutine around it, one that makes its writes durable, one that
-// does its repairs, and one for each other node that reads what that lacks.
+// does its repairs, and one for each other node that reads what that lacks. Who has something for
+// the core does what there is to do himself, if nobody is doing that: see help.
 // Its methods may be called concurrently.
 type Node struct {
 	opts   Options
 	log    *storage.Log
 	inputs chan func(*core.Core)
+	wake   chan struct{} // has one when there may be something for run to do
 	writes chan *core.Write
 	done   chan finished // writes
 	repair chan *core.Repair
@@ -83,6 +85,7 @@ type Node struct {
 	once   sync.Once
 	tasks  sync.WaitGroup
 	damage atomic.Int64 // see Damage
+	flying atomic.Int64 // appends that have no outcome yet
 	feeds  map[core.NodeID]*feed
 	pace   pace
 
@@ -92,15 +95,19 @@ type Node struct {
 	bytes   int   // of them
 	err     error // why it has ended
 
-	// The goroutine's own.
 	endFeeds func()
-	pending  int           // writes that are not done
-	queue    []*core.Write // of them, those that the storage's goroutine has no room for
-	closing  bool
-	late     map[core.NodeID]*core.Message // that wait: see send
-	lateBy   *time.Timer                   // when they are sent
-	known    int64                         // of damage, the core's
-	last     core.Standing
+
+	// turn is for who runs the core, and guards what follows.
+	turn    sync.Mutex
+	core    *core.Core
+	over    bool          // the core is of no more use: nothing is done any more
+	pending int           // writes that are not done
+	queue   []*core.Write // of them, those that the storage's goroutine has no room for
+	closing bool
+	late    map[core.NodeID]*core.Message // that wait: see send
+	lateBy  *time.Timer                   // when they are sent
+	known   int64                         // of damage, the core's
+	last    core.Standing
 }
 
 // finished is a write that was finished, or could not be.
@@ -132,7 +139,7 @@ func Start(o Options) (*Node, error) {
 		return nil, err
 	}
 	n := &Node{
-		opts: o, log: o.Core.Log, inputs: make(chan func(*core.Core), maxInputs),
+		opts: o, log: o.Core.Log, core: c, inputs: make(chan func(*core.Core), maxInputs), wake: make(chan struct{}, 1),
 		writes: make(chan *core.Write, maxWrites), done: make(chan finished, maxWrites+maxBegun+1),
 		late:   map[core.NodeID]*core.Message{},
 		repair: make(chan *core.Repair, 1), mended: make(chan *core.Repair, 1),
@@ -148,7 +155,8 @@ func Start(o Options) (*Node, error) {
 			n.tasks.Go(func() { f.run(ctx) })
 		}
 	}
-	n.tasks.Go(func() { n.run(c) })
+	n.lateBy = time.NewTimer(0)
+	n.tasks.Go(n.run)
 	n.tasks.Go(n.store)
 	n.tasks.Go(n.doRepairs)
 	go func() {
@@ -176,8 +184,8 @@ func (n *Node) Stop() {
 	<-n.ended
 }
 
-// run is the goroutine around the core.
-func (n *Node) run(c *core.Core) {
+// run is the goroutine around the core, which does what nobody else does.
+func (n *Node) run() {
 	defer func() {
 		close(n.writes)
 		for range n.done { // store may have more to say than there is room for
@@ -192,48 +200,110 @@ func (n *Node) run(c *core.Core) {
 	}()
 	ticks := time.NewTicker(n.opts.Tick)
 	defer ticks.Stop()
-	n.lateBy = time.NewTimer(0)
 	defer n.lateBy.Stop()
 	stop := n.stop
-	for {
-		n.propose(c)
-		n.carryOut(c)
-		if err := c.Err(); err != nil {
-			n.fail(err)
-			n.refuse(c)
+	for event := func() {}; ; event = func() {} {
+		if !n.waiting() {
+			select {
+			case <-n.wake:
+			case r := <-n.mended:
+				event = func() { n.repaired(n.core, r) }
+			case <-n.lateBy.C:
+				event = n.sendLate
+			case <-ticks.C:
+				event = n.core.Tick
+			case <-stop:
+				stop = nil
+				event = func() {
+					n.closing = true
+					n.core.Close()
+				}
+			}
+		}
+		n.turn.Lock()
+		if !n.over {
+			event()
+			n.round()
+		}
+		over := n.over
+		n.turn.Unlock()
+		if over {
 			return
-		}
-		if stop == nil && n.pending == 0 {
-			n.refuse(c)
-			return
-		}
-		var writes chan<- *core.Write // nil: there is none
-		var next *core.Write
-		if len(n.queue) > 0 {
-			writes, next = n.writes, n.queue[0]
-		}
-		select {
-		case writes <- next:
-			n.queue = n.queue[1:]
-		case do := <-n.inputs:
-			do(c)
-			n.takeMore(c)
-		case f := <-n.done:
-			n.written(c, f)
-		case r := <-n.mended:
-			n.repaired(c, r)
-		case <-n.lateBy.C:
-			n.sendLate()
-		case <-ticks.C:
-			c.Tick()
-		case <-stop:
-			stop, n.closing = nil, true
-			c.Close()
 		}
 	}
 }
 
-// takeMore takes what else is at hand, so that it shares a write and a message.
+const (
+	// maxHelp bounds how often who helps goes on for others before he goes on for himself.
+	maxHelp = 4
+	// maxAlone is how many appends may be under way for whoever has something for the core to do
+	// it himself: when there are more, what comes meanwhile had better be done together.
+	maxAlone = 2
+)
+
+// help does what there is to do for the core, unless somebody is doing that: he will see what has
+// come, or have run see it. To hand it to a goroutine instead costs two changes from one to another for
+// each message, write and append, which is most of what an append takes when there is one at a time.
+func (n *Node) help() {
+	if n.flying.Load() > maxAlone {
+		n.rouse()
+		return
+	}
+	for range maxHelp {
+		if !n.turn.TryLock() {
+			return
+		}
+		if !n.over {
+			n.round()
+		}
+		over := n.over
+		n.turn.Unlock()
+		if over {
+			break // run is to see it
+		}
+		if !n.waiting() {
+			return
+		}
+	}
+	n.rouse()
+}
+
+// rouse has run see what there is to do.
+func (n *Node) rouse() {
+	select {
+	case n.wake <- struct{}{}:
+	default: // it will
+	}
+}
+
+// waiting says whether there is something to do for the core.
+func (n *Node) waiting() bool {
+	if len(n.inputs)+len(n.done) > 0 {
+		return true
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return len(n.runs) > 0
+}
+
+// round has the core take all that is at hand, so that it shares a write and a message, and does
+// what the core wants then. The caller has the turn.
+func (n *Node) round() {
+	c := n.core
+	n.takeMore(c)
+	n.propose(c)
+	n.carryOut(c)
+	err := c.Err()
+	if err != nil {
+		n.fail(err)
+	}
+	if err != nil || n.closing && n.pending == 0 {
+		n.over = true
+		n.refuse(c)
+	}
+}
+
+// takeMore takes what is at hand.
 func (n *Node) takeMore(c *core.Core) {
 	for range maxInputs {
 		select {
@@ -374,6 +444,7 @@ func (n *Node) Damaged(e *storage.CorruptionError) {
 		n.noteDamage(c)
 		n.damage.Add(-1)
 	}:
+		n.rouse()
 	default:
 		n.damage.Add(-1)
 	}
@@ -446,7 +517,15 @@ func (n *Node) store() {
 	var failed error
 	for writes != nil || next != nil || len(begun) > 0 {
 		if next != nil && (len(begun) == 0 || !next.Exclusive()) {
-			if failed == nil {
+			switch {
+			case failed != nil:
+			case len(begun) == 0 && len(writes) == 0: // there is nothing to begin meanwhile
+				failed = next.Do(n.log)
+				n.done <- finished{next, failed}
+				next = nil
+				n.help()
+				continue
+			default:
 				failed = next.Begin(n.log)
 			}
 			begun, next = append(begun, next), nil
@@ -472,6 +551,11 @@ func (n *Node) store() {
 			failed = w.Finish(n.log)
 		}
 		n.done <- finished{w, failed}
+		if len(begun) == 0 && len(writes) == 0 {
+			n.help()
+		} else {
+			n.rouse() // the disk must not wait for it
+		}
 	}
 }
 
@@ -489,7 +573,7 @@ var closed = func() chan struct{} {
 	return c
 }()
 
-// submit has the node's goroutine do something with the core.
+// submit has something done with the core, perhaps before it returns.
 func (n *Node) submit(ctx context.Context, do func(*core.Core)) error {
 	select {
 	case <-n.ended:
@@ -498,6 +582,7 @@ func (n *Node) submit(ctx context.Context, do func(*core.Core)) error {
 	}
 	select {
 	case n.inputs <- do:
+		n.help()
 		return nil
 	case <-n.ended:
 		return ErrStopped
@@ -581,14 +666,20 @@ func (n *Node) Append(ctx context.Context, a *core.Append) error {
 	return cmp.Or(err, outcome)
 }
 
-// AppendAsync hands a batch over; its Tag is the node's. When it has its outcome, done is called
-// by the node's goroutine, and must be quick. It is called once, or, if the node ends meanwhile
-// (see Done), perhaps never: then the append may be in the log. With an error, which wraps
-// core.ErrNotLeader, it is not called, and nothing was appended. Those of one caller are appended
-// in their order. It waits while there is no room.
+// AppendAsync hands a batch over; its Tag is the node's. When it has its outcome, done is called,
+// by whoever does the node's work then, perhaps before AppendAsync returns; it must be quick, and
+// not call the node. It is called once, or, if the node ends meanwhile (see Done), perhaps never:
+// then the append may be in the log. With an error, which wraps core.ErrNotLeader, it is not
+// called, and nothing was appended. Those of one caller are appended in their order. It waits
+// while there is no room.
 func (n *Node) AppendAsync(ctx context.Context, a *core.Append, done func(*core.Append)) error {
-	a.Tag = done
+	a.Tag = func(a *core.Append) {
+		n.flying.Add(-1)
+		done(a)
+	}
+	n.flying.Add(1)
 	if err := n.submit(ctx, func(c *core.Core) { c.Append(a) }); err != nil {
+		n.flying.Add(-1)
 		return fmt.Errorf("%w: %w", core.ErrNotLeader, err)
 	}
 	return nil
@@ -596,7 +687,8 @@ func (n *Node) AppendAsync(ctx context.Context, a *core.Append, done func(*core.
 
 // AppendRecords has records appended one behind the other, with those of others that come
 // meanwhile in one entry. They, and what they point to, are the node's until done is called,
-// once, by the node's goroutine; it must be quick. a is the append of that entry: its outcome.
+// once, perhaps before AppendRecords returns, by a goroutine that does the node's work; it must be
+// quick. a is the append of that entry: its outcome.
 // False says that there is no room, and that done is not called: use AppendAsync.
 func (n *Node) AppendRecords(records []storage.Record, done func(first uint64, a *core.Append)) bool {
 	size := 0
@@ -608,18 +700,18 @@ func (n *Node) AppendRecords(records []storage.Record, done func(first uint64, a
 		}
 	}
 	n.mu.Lock()
-	defer n.mu.Unlock()
 	if n.err != nil || len(n.runs) > 0 && (n.records+len(records) > maxRunRecords || n.bytes+size > maxRunBytes) {
+		n.mu.Unlock()
 		return false
 	}
 	n.runs = append(n.runs, run{records, done})
 	n.records += len(records)
 	n.bytes += size
-	if len(n.runs) == 1 {
-		select {
-		case n.inputs <- func(*core.Core) {}: // wakes it
-		default: // it will not sleep before it has seen to these
-		}
+	first := len(n.runs) == 1
+	n.flying.Add(1)
+	n.mu.Unlock()
+	if first { // whoever saw to that sees the others, too
+		n.help()
 	}
 	return true
 }
@@ -642,6 +734,7 @@ func (n *Node) propose(c *core.Core) {
 	}
 	body := batch.Append(nil, records, time.Now().UnixMilli())
 	c.Append(&core.Append{Body: body, Checksum: batch.Checksum(body), Tag: func(a *core.Append) {
+		n.flying.Add(int64(-len(runs)))
 		first := a.First
 		for i := range runs {
 			runs[i].done(first, a)

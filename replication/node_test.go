@@ -252,6 +252,19 @@ func TestStopAnswers(t *testing.T) {
 	require.Error(t, err)
 }
 
+// hold keeps the core busy until it is released.
+func (n *Node) hold() (release func()) {
+	held, until := make(chan struct{}), make(chan struct{})
+	go func() {
+		_ = n.submit(context.Background(), func(*core.Core) {
+			close(held)
+			<-until
+		})
+	}()
+	<-held
+	return func() { close(until) }
+}
+
 // nowhere is the network of a node that is alone.
 type nowhere struct{}
 
@@ -292,15 +305,14 @@ func TestContextsThatEnd(t *testing.T) {
 // Records that are each as long as may be do not become one entry that is too long.
 func TestLongRecordsTogether(t *testing.T) {
 	n := startAlone(t)
-	hold := make(chan struct{})
-	require.NoError(t, n.submit(t.Context(), func(*core.Core) { <-hold }))
+	release := n.hold()
 	answers := make(chan error, 2)
 	add := func(size int) bool {
 		return n.AppendRecords([]storage.Record{{Value: make([]byte, size)}}, func(_ uint64, a *core.Append) { answers <- a.Err })
 	}
 	require.True(t, add(3<<20))
 	require.False(t, add(31<<20), "there is no room beside it")
-	close(hold)
+	release()
 	require.NoError(t, <-answers)
 	require.True(t, add(31<<20), "alone there is")
 	require.NoError(t, <-answers)
@@ -345,12 +357,11 @@ func TestDiskThatStallsAndFails(t *testing.T) {
 	// Each batch of a producer is a write of its own, if the one before is not there yet.
 	answers := make(chan error, 4000)
 	for range 4 {
-		late := make(chan struct{})
-		n.inputs <- func(*core.Core) { <-late }
+		release := n.hold()
 		for range 1000 {
 			require.NoError(t, n.AppendAsync(t.Context(), next(), func(a *core.Append) { answers <- a.Err }))
 		}
-		close(late)
+		release()
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()

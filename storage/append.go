@@ -59,6 +59,16 @@ func (g *group) await() chan struct{} {
 	return g.done
 }
 
+// ended says whether the group, for which somebody waits, is committed, or has failed.
+func (g *group) ended() bool {
+	select {
+	case <-g.done:
+		return true
+	default:
+		return false
+	}
+}
+
 type committerState int
 
 const (
@@ -192,21 +202,63 @@ func (l *Log) AppendControl(body []byte) Pending {
 // the log's next one, are refused together. After another error from Wait some of them may
 // have been appended, in order: LastPlace tells, unless the log has failed.
 func (l *Log) AppendEntries(entries ...Entry) Pending {
-	if len(entries) == 0 {
-		return Pending{err: errors.New("append: no entries")}
-	}
-	payloads := make([]payload, len(entries))
-	for i := range entries {
-		var err error
-		if payloads[i], err = replicated(&entries[i]); err != nil {
-			return Pending{err: fmt.Errorf("append entry %d: %w", entries[i].Index, err)}
-		}
-		if i > 0 && (entries[i].Index != entries[i-1].Index+1 || entries[i].Term < entries[i-1].Term) {
-			return Pending{err: fmt.Errorf("append entry %d of term %d behind entry %d of term %d: %w", entries[i].Index,
-				entries[i].Term, entries[i-1].Index, entries[i-1].Term, ErrNotNext)}
-		}
+	payloads, _, err := replicatedAll(entries)
+	if err != nil {
+		return Pending{err: err}
 	}
 	return l.submit(payloads)
+}
+
+// maxWriteEntries is how many bytes of entries WriteEntries commits itself: more are better
+// encoded while others are being written.
+const maxWriteEntries = 64 << 10
+
+// WriteEntries appends entries as AppendEntries does, and returns when they are as durable as
+// they are to be. If they are few, and nothing else is being appended, that is done by the
+// caller's goroutine, which is faster for one that has nothing else to do.
+//
+// Errors: those of Pending.Wait.
+func (l *Log) WriteEntries(entries ...Entry) error {
+	payloads, size, err := replicatedAll(entries)
+	if err != nil {
+		return err
+	}
+	if size > maxWriteEntries {
+		_, err := l.submit(payloads).Wait()
+		return err
+	}
+	l.mu.Lock()
+	p := l.queueUp(payloads, func() {}) // nobody need be told
+	if l.commits == committerIdle && p.group != nil {
+		l.commits = committerRunning
+		for !p.group.ended() {
+			l.commitFirst()
+			l.changed.Broadcast()
+		}
+		l.handOver()
+	}
+	l.mu.Unlock()
+	_, err = p.Wait()
+	return err
+}
+
+// replicatedAll makes the payloads of entries, which have size bytes together.
+func replicatedAll(entries []Entry) (payloads []payload, size int, err error) {
+	if len(entries) == 0 {
+		return nil, 0, errors.New("append: no entries")
+	}
+	payloads = make([]payload, len(entries))
+	for i := range entries {
+		if payloads[i], err = replicated(&entries[i]); err != nil {
+			return nil, 0, fmt.Errorf("append entry %d: %w", entries[i].Index, err)
+		}
+		if i > 0 && (entries[i].Index != entries[i-1].Index+1 || entries[i].Term < entries[i-1].Term) {
+			return nil, 0, fmt.Errorf("append entry %d of term %d behind entry %d of term %d: %w", entries[i].Index,
+				entries[i].Term, entries[i-1].Index, entries[i-1].Term, ErrNotNext)
+		}
+		size += payloads[i].size
+	}
+	return payloads, size, nil
 }
 
 // replicated makes the payload of an entry that another log, or a leader, made.
@@ -302,14 +354,7 @@ func (l *Log) help(g *group) {
 	if l.commits != committerPending {
 		return
 	}
-	l.commitUntil(func() bool {
-		select {
-		case <-g.done:
-			return true
-		default:
-			return false
-		}
-	})
+	l.commitUntil(g.ended)
 }
 
 // submit queues payloads, none if the first is refused, and has them committed. One that
@@ -317,6 +362,12 @@ func (l *Log) help(g *group) {
 func (l *Log) submit(payloads []payload) Pending {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	return l.queueUp(payloads, l.handOver)
+}
+
+// queueUp queues payloads, as submit does, and after each calls idle if nobody is committing. l.mu
+// is held.
+func (l *Log) queueUp(payloads []payload, idle func()) Pending {
 	p := Pending{log: l}
 	for i := range payloads {
 		g, first, err := l.enqueue(&payloads[i])
@@ -330,7 +381,7 @@ func (l *Log) submit(payloads []payload) Pending {
 		p.group = g
 		g.await()
 		if l.commits == committerIdle {
-			l.handOver()
+			idle()
 		}
 	}
 	return p

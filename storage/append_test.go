@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -168,6 +169,45 @@ func TestCompressionIsTransparent(t *testing.T) {
 	}
 }
 
+// WriteEntries appends while others do, and while segments are removed, which waits for appends.
+func TestWriteEntriesBesideOthers(t *testing.T) {
+	l := open(t, t.TempDir(), Options{SegmentBytes: MinSegmentBytes})
+	var wg sync.WaitGroup
+	stop := make(chan struct{})
+	wg.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				if err := errors.Join(l.TruncatePrefix(l.EndOffset()), l.Sync()); err != nil {
+					t.Errorf("beside: %v", err)
+					return
+				}
+			}
+		}
+	})
+	const n = 2000
+	for i := range uint64(n) {
+		body := strings.Repeat("x", int(i%7)*300)
+		e := control(2*i+1, 1, body)
+		if i%3 == 0 {
+			p := l.AppendEntries(e) // which another goroutine may be writing
+			require.NoError(t, l.WriteEntries(control(2*i+2, 1, body)))
+			require.NoError(t, errorOf(p.Wait()))
+			continue
+		}
+		require.NoError(t, l.WriteEntries(e, control(2*i+2, 1, body)))
+	}
+	close(stop)
+	wg.Wait()
+	require.EqualValues(t, 2*n, l.LastPlace().Index)
+	require.NoError(t, l.WriteEntries(control(2*n+1, 1, strings.Repeat("long", maxWriteEntries/4+1))))
+	require.NoError(t, l.Close())
+	require.ErrorIs(t, l.WriteEntries(control(2*n+2, 1, "")), ErrClosed)
+	require.Error(t, l.WriteEntries())
+}
+
 func TestAppendEntries(t *testing.T) {
 	dir := t.TempDir()
 	l := open(t, dir, Options{})
@@ -201,6 +241,7 @@ func TestAppendEntries(t *testing.T) {
 	} {
 		_, err := l.AppendEntries(bad.entries...).Wait()
 		require.ErrorIs(t, err, bad.is, name)
+		require.ErrorIs(t, l.WriteEntries(bad.entries...), bad.is, name)
 		require.Equal(t, last, l.LastPlace(), name)
 	}
 	// A log's own appends go on in the term that was reached.

@@ -388,7 +388,13 @@ func (r *crashRun) appendMany() error {
 		e.Checksum = batch.Checksum(e.Body)
 		entries = append(entries, e)
 	}
-	first, err := r.l.AppendEntries(entries...).Wait()
+	var first uint64
+	var err error
+	if r.rng.IntN(2) == 0 {
+		first, err = p.Offset, r.l.WriteEntries(entries...)
+	} else {
+		first, err = r.l.AppendEntries(entries...).Wait()
+	}
 	if err != nil && !errors.Is(err, ErrFailed) {
 		// Some may have been appended, in order.
 		end := int(r.l.LastPlace().Offset)

@@ -53,6 +53,31 @@ func (w *Write) Reset() *storage.Place { return w.reset }
 // Begin hands the write to the log. It blocks only if the write is exclusive. After an error
 // the core must be given up: what raft has decided cannot be taken back.
 func (w *Write) Begin(log *storage.Log) error {
+	if err := w.takeBack(log); err != nil {
+		return err
+	}
+	if len(w.entries) > 0 {
+		w.pending = log.AppendEntries(w.entries...)
+	}
+	return nil
+}
+
+// Do is Begin and Finish, for who has no other write to begin meanwhile: that is faster for
+// entries that are few.
+func (w *Write) Do(log *storage.Log) error {
+	if err := w.takeBack(log); err != nil {
+		return err
+	}
+	if len(w.entries) > 0 {
+		if err := log.WriteEntries(w.entries...); err != nil {
+			return w.appendError(err)
+		}
+	}
+	return w.save(log)
+}
+
+// takeBack removes what the write removes.
+func (w *Write) takeBack(log *storage.Log) error {
 	if w.reset != nil {
 		if err := log.Reset(*w.reset, w.state); err != nil {
 			return fmt.Errorf("begin the log anew behind entry %d: %w", w.reset.Index, err)
@@ -64,10 +89,11 @@ func (w *Write) Begin(log *storage.Log) error {
 			return fmt.Errorf("remove entries after %d: %w", last, err)
 		}
 	}
-	if len(w.entries) > 0 {
-		w.pending = log.AppendEntries(w.entries...)
-	}
 	return nil
+}
+
+func (w *Write) appendError(err error) error {
+	return fmt.Errorf("append entries from %d on: %w", w.entries[0].Index, err)
 }
 
 // Done returns a channel that is closed when Finish will not wait for entries.
@@ -88,9 +114,14 @@ var closed = func() chan struct{} {
 func (w *Write) Finish(log *storage.Log) error {
 	if len(w.entries) > 0 {
 		if _, err := w.pending.Wait(); err != nil {
-			return fmt.Errorf("append entries from %d on: %w", w.entries[0].Index, err)
+			return w.appendError(err)
 		}
 	}
+	return w.save(log)
+}
+
+// save saves the state.
+func (w *Write) save(log *storage.Log) error {
 	// Not before the entries are durable: in their place there may have been others, which
 	// the state's commit is not about.
 	if w.clean {
