@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -17,9 +18,13 @@ const (
 	// nothing, and the next deadline comes later.
 	maxBatchBytes = 512 << 10
 	maxBatchParts = 1024 // IOV_MAX
+	// maxDirect is the longest frame that its sender writes: a longer one costs him more than to
+	// hand it over, which is two changes from one goroutine, and mostly thread, to another.
+	maxDirect = 4 << 10
 )
 
-// link sends frames to a peer on a lane. Its goroutine dials, and writes.
+// link sends frames to a peer on a lane. Its goroutine dials, and writes, but for what a sender
+// can write himself: see writeDirect.
 type link struct {
 	t     *Transport
 	peer  *peer
@@ -29,6 +34,10 @@ type link struct {
 
 	mu        sync.Mutex
 	queue     queue
+	conn      net.Conn                        // nil: there is none
+	direct    func(b []byte) (n int, _ error) // writes to it what it takes at once; nil: it cannot
+	writing   bool                            // somebody writes to it
+	left      queued                          // what he has not written of the last frame, if it has a size
 	closed    bool
 	connected bool
 	lastError string
@@ -69,6 +78,10 @@ func (l *link) send(frame net.Buffers, done func()) bool {
 		}
 		return false
 	}
+	if l.direct != nil && !l.writing && l.left.size == 0 && l.queue.len() == 0 && size <= maxDirect {
+		l.writeDirect(queued{frame, size, done})
+		return true
+	}
 	dropped := l.dropped
 	for l.queue.len() > 0 && l.queue.cost()+size+frameCost > l.limit {
 		l.dropped++
@@ -84,12 +97,49 @@ func (l *link) send(frame net.Buffers, done func()) bool {
 	}
 	l.queue.push(queued{frame, size, done})
 	if l.queue.len() == 1 {
-		select {
-		case l.wake <- struct{}{}:
-		default: // it has not been seen yet
-		}
+		l.rouse()
 	}
 	return true
+}
+
+// writeDirect writes a frame in the sender's goroutine, as far as that does not block; the link's
+// does the rest. l.mu is held, and let go of in between.
+func (l *link) writeDirect(f queued) {
+	conn, direct := l.conn, l.direct
+	l.writing = true
+	l.mu.Unlock()
+	b := f.frame[0]
+	if len(f.frame) > 1 {
+		b = slices.Concat(f.frame...)
+	}
+	n, err := direct(b)
+	if err != nil {
+		_ = conn.Close() // the link's goroutine sees to it
+	}
+	l.mu.Lock()
+	l.writing = false
+	switch {
+	case n == len(b):
+		l.sent++
+		l.sentBytes += uint64(n)
+		f.end()
+	case err != nil || l.conn != conn:
+		l.dropped++
+		f.end()
+	default:
+		l.left = queued{net.Buffers{b[n:]}, len(b) - n, f.done}
+	}
+	if l.left.size > 0 || l.queue.len() > 0 {
+		l.rouse()
+	}
+}
+
+// rouse has the link's goroutine see what there is to write.
+func (l *link) rouse() {
+	select {
+	case l.wake <- struct{}{}:
+	default: // it has not been seen yet
+	}
 }
 
 // run keeps the link up until the transport is closed.
@@ -136,7 +186,7 @@ func (l *link) connect() (up time.Duration, err error) {
 	}
 	since := time.Now()
 	l.mu.Lock()
-	l.connected = true
+	l.connected, l.conn, l.direct = true, conn, directly(conn)
 	l.mu.Unlock()
 
 	var reading error
@@ -193,11 +243,13 @@ func (l *link) write(conn net.Conn, ended <-chan struct{}) error {
 		clear(l.dones)
 		if err != nil {
 			l.mu.Lock()
+			l.writing = false
 			l.dropped += uint64(frames)
 			l.mu.Unlock()
 			return err
 		}
 		l.mu.Lock()
+		l.writing = false
 		l.sent += uint64(frames)
 		l.sentBytes += uint64(bytes)
 		l.mu.Unlock()
@@ -209,24 +261,36 @@ func (l *link) write(conn net.Conn, ended <-chan struct{}) error {
 	}
 }
 
-// take moves frames from the queue to parts, at least one if there is any.
+// take moves frames from the queue to parts, at least one if there is any, unless a sender is
+// writing; he says when he is done. If there are any, the caller writes from then on.
 func (l *link) take() (frames, bytes int) {
 	l.parts, l.dones = l.parts[:0], l.dones[:0]
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for l.queue.len() > 0 {
-		f := l.queue.front()
-		if frames > 0 && (bytes+f.size > maxBatchBytes || len(l.parts)+len(f.frame) > maxBatchParts) {
-			break
-		}
+	if l.writing {
+		return 0, 0
+	}
+	add := func(f *queued) {
 		l.parts = append(l.parts, f.frame...)
 		if f.done != nil {
 			l.dones = append(l.dones, f.done)
 		}
 		bytes += f.size
 		frames++
+	}
+	if l.left.size > 0 {
+		add(&l.left)
+		l.left = queued{}
+	}
+	for l.queue.len() > 0 {
+		f := l.queue.front()
+		if frames > 0 && (bytes+f.size > maxBatchBytes || len(l.parts)+len(f.frame) > maxBatchParts) {
+			break
+		}
+		add(f)
 		l.queue.pop()
 	}
+	l.writing = frames > 0
 	return frames, bytes
 }
 
@@ -258,7 +322,7 @@ func (l *link) down(err error) {
 	text := explain(err, l.peer.id)
 	l.mu.Lock()
 	l.connected, l.lastError = false, text
-	l.dropped += uint64(l.queue.clear())
+	l.clear()
 	l.mu.Unlock()
 	if l.said != text {
 		l.said = text
@@ -272,7 +336,18 @@ func (l *link) close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.closed, l.connected = true, false
+	l.clear()
+}
+
+// clear drops the connection, and what waits for it. l.mu is held.
+func (l *link) clear() {
+	l.conn, l.direct = nil, nil
 	l.dropped += uint64(l.queue.clear())
+	if l.left.size > 0 {
+		l.dropped++
+		l.left.end()
+		l.left = queued{}
+	}
 }
 
 func (l *link) status() LaneStatus {

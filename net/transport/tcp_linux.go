@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"cmp"
 	"net"
 	"syscall"
 	"time"
@@ -19,4 +20,30 @@ func setUserTimeout(c *net.TCPConn, d time.Duration) {
 	_ = raw.Control(func(fd uintptr) { // without it, write deadlines remain
 		_ = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpUserTimeout, int(d.Milliseconds()))
 	})
+}
+
+// directly returns what writes to a connection as much as it takes at once; nil if it is not TCP's.
+func directly(conn net.Conn) func(b []byte) (n int, err error) {
+	c, ok := conn.(*net.TCPConn)
+	if !ok {
+		return nil
+	}
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return nil // it is closed
+	}
+	return func(b []byte) (n int, err error) {
+		closed := raw.Write(func(fd uintptr) bool {
+			for {
+				if n, err = syscall.Write(int(fd), b); err != syscall.EINTR {
+					return true // it does not wait until there is room
+				}
+			}
+		})
+		n = max(n, 0)
+		if err == syscall.EAGAIN {
+			err = nil
+		}
+		return n, cmp.Or(closed, err)
+	}
 }

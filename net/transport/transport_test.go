@@ -10,6 +10,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -337,10 +338,9 @@ func TestRestart(t *testing.T) {
 	})
 }
 
-// Over TCP, with a listener as a server's, and frames of all sizes.
-func TestTCP(t *testing.T) {
-	received := make(chan string, 100)
-	var nodes [2]*Transport
+// overTCP starts nodes 1 and 2 over TCP, with listeners as a server's. What comes to either goes to
+// receive.
+func overTCP(t *testing.T, receive func(from uint16, f wire.Frame)) (nodes [2]*Transport) {
 	var listeners [2]net.Listener
 	var tasks sync.WaitGroup
 	for i := range listeners {
@@ -353,7 +353,7 @@ func TestTCP(t *testing.T) {
 		nodes[i], err = New(Options{
 			Self: uint16(1 + i), Addresses: map[uint16]string{uint16(2 - i): listeners[1-i].Addr().String()}, Secret: []byte("secret"),
 			Receive: func(from uint16, f wire.Frame) error {
-				received <- fmt.Sprintf("%d %v %d", from, f.Type, len(f.Payload))
+				receive(from, f)
 				return nil
 			},
 		})
@@ -368,6 +368,22 @@ func TestTCP(t *testing.T) {
 			}
 		})
 	}
+	t.Cleanup(func() {
+		for i := range nodes {
+			require.NoError(t, listeners[i].Close())
+			nodes[i].Close()
+		}
+		tasks.Wait()
+	})
+	return nodes
+}
+
+// Over TCP frames of all sizes arrive.
+func TestTCP(t *testing.T) {
+	received := make(chan string, 100)
+	nodes := overTCP(t, func(from uint16, f wire.Frame) {
+		received <- fmt.Sprintf("%d %v %d", from, f.Type, len(f.Payload))
+	})
 	sizes := []int{0, 1, 1 << 10, 100 << 10, wire.MaxPeerFrame - 1}
 	for _, size := range sizes {
 		f := net.Buffers{make([]byte, wire.PeerHeaderSize), make([]byte, size)}
@@ -384,11 +400,53 @@ func TestTCP(t *testing.T) {
 			}
 		}
 	}
-	for i := range nodes {
-		require.NoError(t, listeners[i].Close())
-		nodes[i].Close()
+}
+
+// What its sender writes, as far as the connection takes it, and what the link's goroutine writes
+// arrive as one sequence, whoever writes how much of a frame.
+func TestSendersWrite(t *testing.T) {
+	const n = 4000
+	var open atomic.Bool
+	gate, all := make(chan struct{}), make(chan struct{})
+	next := 0
+	nodes := overTCP(t, func(_ uint16, f wire.Frame) {
+		if string(f.Payload) == "are you there?" {
+			open.Store(true)
+			return
+		}
+		<-gate // so that there is no room at some time, in the middle of a frame
+		want := strings.Repeat(fmt.Sprintf("%5d", next), len(f.Payload)/5)
+		if string(f.Payload) != want {
+			t.Errorf("frame %d has %d bytes: %.20q", next, len(f.Payload), f.Payload)
+		}
+		if next++; next == n {
+			close(all)
+		}
+	})
+	require.Eventually(t, func() bool {
+		nodes[0].Send(2, Bulk, frame(wire.TypeReplicate, "are you there?"), nil)
+		return open.Load()
+	}, 20*time.Second, 10*time.Millisecond)
+	var done atomic.Int64
+	for i := range n {
+		size := 10 + i%700 // times 5 bytes; some are too long for a sender
+		if i%50 == 0 {
+			size = maxDirect
+		}
+		text := strings.Repeat(fmt.Sprintf("%5d", i), size)
+		require.True(t, nodes[0].Send(2, Bulk, frame(wire.TypeReplicate, text[:len(text)/2], text[len(text)/2:]), func() { done.Add(1) }))
 	}
-	tasks.Wait()
+	require.Less(t, done.Load(), int64(n), "the connection did not take all")
+	close(gate)
+	select {
+	case <-all:
+	case <-time.After(60 * time.Second):
+		t.Fatal("not all have arrived")
+	}
+	require.Eventually(t, func() bool { return done.Load() == n }, 10*time.Second, time.Millisecond)
+	link := nodes[0].Links()[0].Bulk
+	require.Zero(t, link.QueuedBytes)
+	require.GreaterOrEqual(t, link.Sent, uint64(n))
 }
 
 // A connection that Serve is given ends in one of three ways.
