@@ -89,13 +89,15 @@ type Node struct {
 	feeds  map[core.NodeID]*feed
 	pace   pace
 
-	mu      sync.Mutex
-	runs    []run // that wait to become an entry
-	records int   // in them
-	bytes   int   // of them
-	err     error // why it has ended
+	mu       sync.Mutex
+	firstRun time.Time // when the first of runs came
+	runs     []run     // that wait to become an entry
+	records  int       // in them
+	bytes    int       // of them
+	err      error     // why it has ended
 
 	endFeeds func()
+	gatherBy *time.Timer // when runs that wait are ripe
 
 	// turn is for who runs the core, and guards what follows.
 	turn    sync.Mutex
@@ -155,7 +157,7 @@ func Start(o Options) (*Node, error) {
 			n.tasks.Go(func() { f.run(ctx) })
 		}
 	}
-	n.lateBy = time.NewTimer(0)
+	n.lateBy, n.gatherBy = time.NewTimer(0), time.NewTimer(0)
 	n.tasks.Go(n.run)
 	n.tasks.Go(n.store)
 	n.tasks.Go(n.doRepairs)
@@ -201,6 +203,7 @@ func (n *Node) run() {
 	ticks := time.NewTicker(n.opts.Tick)
 	defer ticks.Stop()
 	defer n.lateBy.Stop()
+	defer n.gatherBy.Stop()
 	stop := n.stop
 	for event := func() {}; ; event = func() {} {
 		if !n.waiting() {
@@ -210,6 +213,7 @@ func (n *Node) run() {
 				event = func() { n.repaired(n.core, r) }
 			case <-n.lateBy.C:
 				event = n.sendLate
+			case <-n.gatherBy.C: // there are ripe ones
 			case <-ticks.C:
 				event = n.core.Tick
 			case <-stop:
@@ -236,6 +240,10 @@ func (n *Node) run() {
 const (
 	// maxHelp bounds how often who helps goes on for others before he goes on for himself.
 	maxHelp = 4
+	// gatherShare is which part of the appends that are under way waits at least, and maxGather how
+	// long, to become an entry: see ripe.
+	gatherShare = 3
+	maxGather   = time.Millisecond
 	// maxAlone is how many appends may be under way for whoever has something for the core to do
 	// it himself: when there are more, what comes meanwhile had better be done together.
 	maxAlone = 2
@@ -283,7 +291,15 @@ func (n *Node) waiting() bool {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return len(n.runs) > 0
+	return n.ripe()
+}
+
+// ripe says whether the runs that wait are to become an entry: at once, if nothing is under way, or
+// they are a good part of what is; else those that come a little later had better be with them, since
+// an entry costs about as much as thirty records in it. n.mu is held.
+func (n *Node) ripe() bool {
+	flying := n.flying.Load()
+	return len(n.runs) > 0 && (gatherShare*int64(len(n.runs)) >= flying || time.Since(n.firstRun) >= maxGather)
 }
 
 // round has the core take all that is at hand, so that it shares a write and a message, and does
@@ -707,10 +723,16 @@ func (n *Node) AppendRecords(records []storage.Record, done func(first uint64, a
 	n.runs = append(n.runs, run{records, done})
 	n.records += len(records)
 	n.bytes += size
-	first := len(n.runs) == 1
 	n.flying.Add(1)
+	if len(n.runs) == 1 {
+		n.firstRun = time.Now()
+	}
+	ripe := n.ripe()
+	if !ripe && len(n.runs) == 1 {
+		n.gatherBy.Reset(maxGather)
+	}
 	n.mu.Unlock()
-	if first { // whoever saw to that sees the others, too
+	if ripe {
 		n.help()
 	}
 	return true
@@ -719,6 +741,10 @@ func (n *Node) AppendRecords(records []storage.Record, done func(first uint64, a
 // propose has the core append the records that wait, as one entry.
 func (n *Node) propose(c *core.Core) {
 	n.mu.Lock()
+	if !n.ripe() && !n.over {
+		n.mu.Unlock()
+		return
+	}
 	runs, count := n.runs, n.records
 	n.runs, n.records, n.bytes = nil, 0, 0
 	n.mu.Unlock()

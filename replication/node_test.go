@@ -271,8 +271,12 @@ type nowhere struct{}
 func (nowhere) Send([]*core.Message, func()) {}
 
 // startAlone starts a cluster of one, and waits until it leads.
-func startAlone(t *testing.T) *Node {
-	log, err := storage.Open(t.TempDir(), storage.Options{ManualCommit: true})
+func startAlone(t *testing.T) *Node { return startAloneOn(t, vfs.OS{}) }
+
+// startAloneOn is startAlone on a file system of the test's.
+func startAloneOn(t *testing.T, fs vfs.FS) *Node {
+	dir := t.TempDir()
+	log, err := storage.Open(dir, storage.Options{ManualCommit: true, FS: fs})
 	require.NoError(t, err)
 	n, err := Start(Options{Tick: 5 * time.Millisecond, Transport: nowhere{}, Core: core.Config{
 		Self: 1, Nodes: []core.NodeID{1}, Preferred: 1, Quorum: 1, MaxLag: 10, ElectionTicks: 3, ReportTicks: 1, TimeoutTicks: 10_000,
@@ -405,4 +409,58 @@ func TestCommitsWaitForEntries(t *testing.T) {
 	require.Equal(t, []*core.Message{beat, with, second}, to.sent, "the newest; the third node knows")
 	n.sendLate()
 	require.Len(t, to.sent, 3)
+}
+
+// Runs become an entry at once when nothing is under way, when they are a good part of what is, or
+// when the first of them has waited.
+func TestRipe(t *testing.T) {
+	for _, c := range []struct {
+		runs   int
+		flying int64 // runs included
+		ago    time.Duration
+		want   bool
+	}{
+		{0, 0, time.Hour, false},
+		{0, 9, time.Hour, false},
+		{1, 1, 0, true},
+		{1, 3, 0, true},
+		{1, 4, 0, false},
+		{21, 64, 0, false},
+		{22, 64, 0, true},
+		{1, 1000, maxGather, true},
+	} {
+		n := &Node{runs: make([]run, c.runs), firstRun: time.Now().Add(-c.ago)}
+		n.flying.Store(c.flying)
+		require.Equal(t, c.want, n.ripe(), c)
+	}
+}
+
+// Runs that wait for others to come become an entry though none comes, and nothing lands.
+func TestRunsDoNotWaitForLong(t *testing.T) {
+	mem := vfs.NewMem()
+	n := startAloneOn(t, mem)
+	gate := make(chan struct{}) // of the disk
+	mem.Inject(func(op vfs.Op, _ string) error {
+		if op == vfs.OpSync {
+			<-gate
+		}
+		return nil
+	})
+	const flights = 12
+	answers := make(chan error, flights)
+	last := func() uint64 {
+		s, err := n.Status(t.Context())
+		require.NoError(t, err)
+		return s.Last
+	}
+	before := last()
+	for i := range uint64(flights) {
+		require.True(t, n.AppendRecords([]storage.Record{{Value: []byte("v")}}, func(_ uint64, a *core.Append) { answers <- a.Err }))
+		require.Eventually(t, func() bool { return last() == before+i+1 }, 20*time.Second, time.Millisecond, "append %d", i)
+	}
+	require.Empty(t, answers)
+	close(gate)
+	for range flights {
+		require.NoError(t, <-answers)
+	}
 }
