@@ -5,7 +5,6 @@ package history
 import (
 	"errors"
 	"fmt"
-	"math"
 	"time"
 
 	"github.com/anishathalye/porcupine"
@@ -39,9 +38,6 @@ type Operation struct {
 	Refused bool
 }
 
-// ErrUndecided is returned by [Check] if there was not enough time.
-var ErrUndecided = errors.New("it was not decided in time whether the history is linearizable")
-
 // model is a log as clients see it, of which only the length can differ: what is at an offset
 // is known. An append makes it longer, from the offset it was given on; a read finds it longer
 // than the offset; a barrier finds its end. So it is linearizable if there is an order of all
@@ -61,41 +57,56 @@ var model = porcupine.Model{
 	},
 }
 
-// Check checks operations against where values are in the log in the end, by offset, with
-// [porcupine] and for at most so long. The error says what cannot be; it is ErrUndecided if
-// time was up. It sets the Offset of appends.
+// Check checks operations against where values are in the log in the end, by offset. The error says
+// what cannot be. It sets the Offset of appends. Whether there is an order it decides twice: by a
+// search for the moments at which operations take effect, which takes little time however many there
+// are, and with [porcupine], for at most as long as timeout says; confirmed says that porcupine has
+// decided, too.
 //
 // [porcupine]: https://github.com/anishathalye/porcupine
-func Check(operations []*Operation, where map[string]uint64, timeout time.Duration) error {
-	var ops []porcupine.Operation
+func Check(operations []*Operation, where map[string]uint64, timeout time.Duration) (confirmed bool, err error) {
+	seen, err := effective(operations, where)
+	if err == nil {
+		err = order(seen)
+	}
+	if err != nil {
+		return false, fmt.Errorf("what the clients have seen is not linearizable: %w", err)
+	}
+	ops := make([]porcupine.Operation, len(seen))
+	for i, o := range seen {
+		ops[i] = porcupine.Operation{ClientId: o.Client, Input: o, Call: int64(o.Called), Return: int64(o.Returned)}
+		if o.Returned == 0 {
+			ops[i].Return = int64(never) // it took effect some time
+		}
+	}
+	result := porcupine.CheckOperationsTimeout(model, ops, timeout)
+	if result == porcupine.Illegal {
+		return true, errors.New("what the clients have seen is not linearizable, says porcupine")
+	}
+	return result == porcupine.Ok, nil
+}
+
+// effective returns the operations that have had an effect, or have seen one, and sets the Offset of
+// appends.
+func effective(operations []*Operation, where map[string]uint64) (seen []*Operation, err error) {
 	for _, o := range operations {
-		end := int64(o.Returned)
 		if o.Kind == Append {
 			at, ok := where[o.Values[0]]
 			switch {
 			case o.Refused && ok:
-				return fmt.Errorf("%q is at %d, and was refused", o.Values[0], at)
+				return nil, fmt.Errorf("%q is at %d, and was refused", o.Values[0], at)
 			case !ok && o.Returned > 0 && !o.Refused:
-				return fmt.Errorf("%q was acknowledged, and is not in the log", o.Values[0])
+				return nil, fmt.Errorf("%q was acknowledged, and is not in the log", o.Values[0])
 			case !ok:
 				continue // it never took effect
 			case o.Returned > 0 && o.Offset != at:
-				return fmt.Errorf("%q was acknowledged at %d, and is at %d", o.Values[0], o.Offset, at)
+				return nil, fmt.Errorf("%q was acknowledged at %d, and is at %d", o.Values[0], o.Offset, at)
 			}
 			o.Offset = at
-			if o.Returned == 0 {
-				end = math.MaxInt64 // it took effect some time
-			}
 		} else if o.Returned == 0 {
 			continue // it has seen nothing
 		}
-		ops = append(ops, porcupine.Operation{ClientId: o.Client, Input: o, Call: int64(o.Called), Return: end})
+		seen = append(seen, o)
 	}
-	switch porcupine.CheckOperationsTimeout(model, ops, timeout) {
-	case porcupine.Illegal:
-		return errors.New("what the clients have seen is not linearizable")
-	case porcupine.Unknown:
-		return ErrUndecided
-	}
-	return nil
+	return seen, nil
 }

@@ -1,9 +1,12 @@
 package history
 
 import (
+	"math/rand/v2"
+	"strconv"
 	"testing"
 	"time"
 
+	"github.com/anishathalye/porcupine"
 	"github.com/stretchr/testify/require"
 )
 
@@ -32,12 +35,69 @@ func TestCheck(t *testing.T) {
 		"a read that found nothing": {append(all[:3:3], &Operation{Kind: Read, Called: 1}), ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			err := Check(c.ops, where, time.Minute)
+			confirmed, err := Check(c.ops, where, time.Minute)
 			if c.err == "" {
 				require.NoError(t, err)
+				require.True(t, confirmed)
 				return
 			}
 			require.ErrorContains(t, err, c.err)
 		})
 	}
+}
+
+// TestOrderAgainstPorcupine: both say the same of short histories, right and wrong ones.
+func TestOrderAgainstPorcupine(t *testing.T) {
+	verdicts := map[bool]int{}
+	for seed := range uint64(20_000) {
+		rng := rand.New(rand.NewPCG(seed, 1))
+		var ops []*Operation
+		var in []porcupine.Operation
+		offset := uint64(0)
+		for i := range 1 + rng.IntN(8) {
+			// About in order of time, so that some are right.
+			o := &Operation{Client: i, Kind: Kind(rng.IntN(3)), Called: time.Duration(1 + i*3 + rng.IntN(12))}
+			o.Returned = o.Called + time.Duration(1+rng.IntN(12))
+			switch o.Kind {
+			case Append:
+				o.Offset, o.Values = offset, make([]string, 1+rng.IntN(2))
+				offset += uint64(len(o.Values))
+				if rng.IntN(4) == 0 {
+					o.Returned = 0
+				}
+			default:
+				o.Offset = uint64(max(0, int(offset)-rng.IntN(3)))
+			}
+			ops = append(ops, o)
+			end := int64(o.Returned)
+			if end == 0 {
+				end = int64(never)
+			}
+			in = append(in, porcupine.Operation{ClientId: i, Input: o, Call: int64(o.Called), Return: end})
+		}
+		rng.Shuffle(len(ops), func(i, j int) { ops[i], ops[j] = ops[j], ops[i] })
+		err := order(ops)
+		require.Equal(t, porcupine.CheckOperations(model, in), err == nil, "seed %d: %v", seed, err)
+		verdicts[err == nil]++
+	}
+	require.Greater(t, verdicts[true], 2000)
+	require.Greater(t, verdicts[false], 2000)
+}
+
+// A history of a million operations is decided.
+func TestOrderOfMany(t *testing.T) {
+	var ops []*Operation
+	where := map[string]uint64{}
+	for i := range 500_000 {
+		value := strconv.Itoa(i)
+		where[value] = uint64(i)
+		at := time.Duration(i + 1)
+		ops = append(ops, &Operation{Client: i % 8, Kind: Append, Values: []string{value}, Called: at, Returned: at + 8, Offset: uint64(i)},
+			&Operation{Client: 8 + i%8, Kind: Barrier, Called: at, Returned: at + 8, Offset: uint64(i + 1)})
+	}
+	_, err := Check(ops, where, time.Millisecond)
+	require.NoError(t, err)
+	ops[len(ops)/2+1].Offset -= 20
+	_, err = Check(ops, where, time.Millisecond)
+	require.ErrorContains(t, err, "not linearizable")
 }

@@ -15,7 +15,8 @@ type Stats struct {
 	Loaded, Unloaded                                    int // messages whose entries were read from the log, or could not be
 	Crashes, Kills, Stops, Halts, DiskErrors, FullDisks int
 	Stalls, Wipes, Flips, Cuts, Transfers, Blackouts    int
-	FailedBoots, Repairs, Mended, Unchecked             int
+	FailedBoots, Repairs, Mended                        int
+	Unconfirmed                                         int // histories that porcupine has not decided
 	Elections, Removals, Truncations, Resets            int
 	Appends, Acknowledged, Maybe, Refused               int
 	Duplicates, Reads, Barriers, Records                int

@@ -297,22 +297,37 @@ func TestDamageThatIsFoundAtStart(t *testing.T) {
 	})
 }
 
-// A minority that is cut off for long catches up from the leader, in one go.
+var partition = flag.Duration("partition", 0, "for how long TestLongPartition cuts a minority off at least")
+
+// A minority that is cut off for long, with the leader or without, catches up from the leader, in
+// one go.
 func TestLongPartition(t *testing.T) {
 	for _, n := range []int{3, 5} {
-		t.Run(fmt.Sprintf("%d nodes", n), func(t *testing.T) {
-			withLoad(t, n, quick, func(c *cluster, l *load) {
-				led := c.leader()
-				for i := range (n - 1) / 2 {
-					c.isolate((led.id+i)%n + 1)
-				}
-				big := strings.Repeat("y", 10_000)
-				l.appendAll(numbered(big, 1000)...)
-				l.more(500)
-				c.heal()
-				c.whole()
-			}, "--segment-size", "1MiB")
-		})
+		for first, name := range []string{"the leader", "followers"} {
+			t.Run(fmt.Sprintf("%d nodes, %s", n, name), func(t *testing.T) {
+				withLoad(t, n, quick, func(c *cluster, l *load) {
+					led := c.leader()
+					for i := range (n - 1) / 2 {
+						c.isolate((led.id-1+first+i)%n + 1)
+					}
+					began := time.Now()
+					c.eventually("the leader, if it is cut off, no leader", func() error {
+						if st, err := led.status(); err != nil || first == 0 && st.Role == "leader" {
+							return fmt.Errorf("status %+v, %v", st, err)
+						}
+						return nil
+					})
+					big := strings.Repeat("y", 10_000)
+					l.appendAll(numbered(big, 1000)...)
+					l.more(500)
+					for time.Since(began) < *partition {
+						l.more(100)
+					}
+					c.heal()
+					c.whole()
+				}, "--segment-size", "1MiB")
+			})
+		}
 	}
 }
 

@@ -193,14 +193,10 @@ func (l *load) check() {
 	for offset, v := range l.read {
 		require.Equal(l.t, want[offset], v, "what was read at %d", offset)
 	}
-	err := history.Check(l.operations, where, time.Minute)
-	if errors.Is(err, history.ErrUndecided) {
-		l.t.Log(err)
-		err = nil
-	}
+	confirmed, err := history.Check(l.operations, where, time.Minute)
 	require.NoError(l.t, err)
-	l.t.Logf("%d records, %d acknowledged, %d maybe, %d operations; longest pause between acknowledgements %v",
-		end, l.acked, l.maybe, len(l.operations), l.longest.Round(time.Millisecond))
+	l.t.Logf("%d records, %d acknowledged, %d maybe, %d operations, linearizable (confirmed by porcupine: %t); longest pause between acknowledgements %v",
+		end, l.acked, l.maybe, len(l.operations), confirmed, l.longest.Round(time.Millisecond))
 }
 
 // codeOf returns the code of a server's refusal, 0 if err is none.
