@@ -112,7 +112,8 @@ enum {
     ZUENET_SERVER_QUORUM_FAILED = 0x11,
     ZUENET_SERVER_REPLICATION_TIMEOUT = 0x12,
     ZUENET_SERVER_OFFSET_MISMATCH = 0x13, /* the log does not end at expected_end */
-    ZUENET_SERVER_INSUFFICIENT_ISR = 0x14
+    ZUENET_SERVER_INSUFFICIENT_ISR = 0x14,
+    ZUENET_SERVER_CHANGE_REFUSED = 0x15 /* of the leader or the membership: no request of this library */
 };
 
 /* What became of an append: zuenet_outcome. */

@@ -125,7 +125,8 @@ node  address        role      term  first  committed  end   lag  in sync  last 
 	sv = fixed(func(sv *survey) {
 		down(sv, 3)
 		sv.leader.Cluster.Replicas[1] = wire.ReplicaStatus{Node: 3, LastContactMillis: 61_500}
-		sv.leader.Warnings = []string{"its disk is slow\x1b[2J"}
+		sv.leader.Warnings = []string{"its disk is slow\x1b[2J", "no syncs"}
+		sv.nodes[1].status.Warnings = []string{"no syncs"}
 		sv.nodes[1].status.Failed = "disk full"
 		sv.nodes[1].status.Cluster.ID = "00000000000000c2"
 		sv.nodes = append(sv.nodes, nodeView{node: 4, err: errors.New("no address")})
@@ -139,6 +140,7 @@ node  address        role       term  first  committed  end   lag      in sync  
 4     -              no answer  -     -      -          -     -        -        -             -
 
 WARNING: node 1: its disk is slow\x1b[2J
+WARNING: nodes 1, 2: no syncs
 WARNING: node 2 takes no appends until it is started again: disk full
 WARNING: node 2 is of cluster 00000000000000c2, others are of 00000000000000c1: is its data directory another one's?
 WARNING: node 3 does not answer: connection refused
@@ -214,7 +216,7 @@ func TestStatusOfNodesWithOtherConfigurations(t *testing.T) {
 	require.Regexp(t, `(?m)^3 .* follower `, got.stdout)
 	require.Contains(t, got.stdout, "node 4 does not answer: "+c.Nodes[2].Address()+" is node 3\n")
 	require.Contains(t, got.stdout, "node 5 does not answer: it is a member, and no cluster.conf has its address\n")
-	require.Contains(t, got.stdout, "WARNING: node 2: cluster.conf is not as the membership is\n")
+	require.Contains(t, got.stdout, "WARNING: nodes 1, 2, 3: cluster.conf is not as the membership is\n")
 }
 
 func TestStatusCheckStandalone(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -154,8 +155,8 @@ func (sv *survey) addMembers() {
 	}
 }
 
-// warnings are what an operator should look at: what nodes say of themselves, and what none of
-// them can know.
+// warnings are what an operator should look at: what nodes say of themselves, once where several say
+// the same, and what none of them can know.
 func (sv *survey) warnings() []string {
 	var out []string
 	add := func(format string, args ...any) {
@@ -164,6 +165,14 @@ func (sv *survey) warnings() []string {
 		}
 	}
 	id := ""
+	says := map[string][]string{} // which nodes
+	for _, n := range sv.nodes {
+		if n.err == nil {
+			for _, w := range n.status.Warnings {
+				says[w] = append(says[w], fmt.Sprint(n.node))
+			}
+		}
+	}
 	for _, n := range sv.nodes {
 		if n.err != nil {
 			add("node %d does not answer: %v", n.node, n.err)
@@ -173,7 +182,11 @@ func (sv *survey) warnings() []string {
 			add("node %d takes no appends until it is started again: %s", n.node, n.status.Failed)
 		}
 		for _, w := range n.status.Warnings {
-			add("node %d: %s", n.node, w)
+			if nodes := says[w]; len(nodes) > 1 {
+				add("nodes %s: %s", strings.Join(nodes, ", "), w) // once
+			} else {
+				add("node %d: %s", n.node, w)
+			}
 		}
 		if other := n.status.Cluster.ID; other != "" {
 			if id != "" && other != id {
