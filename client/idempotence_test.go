@@ -147,9 +147,10 @@ func TestIdempotentProducerFillsGaps(t *testing.T) {
 func TestIdempotentProducerBeginsAnewWithZero(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var sequences []int32
-		p, _ := idempotent(t, ProducerOptions{}, func(_ int, h batch.Header) *wiretest.Action {
+		p, _ := idempotent(t, ProducerOptions{}, func(n int, h batch.Header) *wiretest.Action {
 			sequences = append(sequences, h.BaseSequence)
-			return nil
+			// The server knows nothing of what the producer has appended before.
+			return &wiretest.Action{Reply: wire.BatchAppendResponse{First: uint64(n), Count: uint32(h.Count), Term: 1, Copies: 1}.AppendTo(nil)}
 		})
 		p.identity = identity{known: true, id: 7, next: math.MaxInt32}
 		for range 3 {

@@ -317,7 +317,7 @@ func (s *memoryLog) applyBatch(replies []byte, f wire.Frame) []byte {
 	if first, ok := s.produced[by]; ok && by.id >= 0 {
 		return wire.BatchAppendResponse{First: first, Count: uint32(h.Count), Term: 1, Copies: 1, Duplicate: true}.AppendTo(replies)
 	}
-	if next, ok := s.next[by.id]; ok && next != by.sequence && by.id >= 0 {
+	if s.next[by.id] != by.sequence && by.id >= 0 { // a new producer begins with 0
 		return refuse(wire.CodeSequenceGap, "not the next")
 	}
 	s.produced[by], s.next[by.id] = end, int32((int64(by.sequence)+int64(h.Count))&math.MaxInt32)
