@@ -71,17 +71,21 @@ func (f *feed) send(ctx context.Context, m *core.Message) {
 		n.opts.Transport.Send([]*core.Message{m}, nil)
 		return
 	}
+	// Before they are read: what has been verified is not to wait.
+	if m.Behind() && n.pace.wait(ctx) != nil || !f.room(ctx) {
+		return
+	}
 	loaded, release, err := m.Load(n.log)
 	if err != nil {
+		f.lost.Add(1)
 		_ = n.submit(ctx, func(c *core.Core) { c.Unloaded(m, err) }) // if it has ended, nobody need know
 	}
 	if loaded == nil {
 		return
 	}
 	size := loaded.Bytes()
-	if m.Behind() && n.pace.wait(ctx, size) != nil || !f.room(ctx) {
-		release()
-		return
+	if m.Behind() {
+		n.pace.spend(size)
 	}
 	f.unsent.Add(int64(size))
 	n.opts.Transport.Send([]*core.Message{loaded}, func() {

@@ -55,7 +55,7 @@ func TestFeed(t *testing.T) {
 		}()
 		stored := func(index uint64) *core.Message {
 			return &core.Message{Kind: core.KindRaft, To: 2, Raft: &raftpb.Message{Type: raftpb.MsgApp.Enum(), Index: new(index - 1), Entries: []*raftpb.Entry{
-				{Index: &index, Term: new(uint64(1)), Data: []byte{0}},
+				core.Unread(index, 1, len(value)),
 			}}}
 		}
 		atHand := &core.Message{Kind: core.KindRaft, To: 2, Raft: &raftpb.Message{Type: raftpb.MsgApp.Enum(), Index: new(uint64(99))}}
@@ -126,7 +126,8 @@ func TestPace(t *testing.T) {
 			run := func(d time.Duration) (sent int64) {
 				for end := now.Add(d); now.Before(end); now = now.Add(step) {
 					p.appended.Add(max(c.appends*int64(step)/int64(time.Second), 1))
-					for p.take(size, now) == 0 {
+					for p.pause(now) == 0 {
+						p.spend(size)
 						sent += size
 					}
 				}
@@ -139,17 +140,22 @@ func TestPace(t *testing.T) {
 			now = now.Add(time.Hour)
 			require.InEpsilon(t, c.want*10, float64(run(10*time.Second)), 0.05)
 			now = now.Add(paceStep)
-			p.take(size, now) // sees the last that was appended
+			p.pause(now) // sees the last that was appended
 			now = now.Add(2 * paceIdle)
 			for range 1000 {
-				require.Zero(t, p.take(size, now), "nothing is appended")
+				require.Zero(t, p.pause(now), "nothing is appended")
+				p.spend(size)
 			}
+			now = now.Add(paceStep)
+			run(100 * time.Millisecond)
+			require.InEpsilon(t, c.want*10, float64(run(10*time.Second)), 0.05, "afterwards it is as before")
 		})
 	}
 	p := pace{rate: 1}
 	p.appended.Add(1)
 	ctx, cancel := context.WithCancel(t.Context())
-	require.NoError(t, p.wait(ctx, 1<<30))
+	require.NoError(t, p.wait(ctx))
+	p.spend(1 << 30)
 	cancel()
-	require.ErrorIs(t, p.wait(ctx, 1), context.Canceled)
+	require.ErrorIs(t, p.wait(ctx), context.Canceled)
 }

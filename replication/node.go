@@ -206,22 +206,25 @@ func (n *Node) run() {
 	defer n.gatherBy.Stop()
 	stop := n.stop
 	for event := func() {}; ; event = func() {} {
-		if !n.waiting() {
-			select {
-			case <-n.wake:
-			case r := <-n.mended:
-				event = func() { n.repaired(n.core, r) }
-			case <-n.lateBy.C:
-				event = n.sendLate
-			case <-n.gatherBy.C: // there are ripe ones
-			case <-ticks.C:
-				event = n.core.Tick
-			case <-stop:
-				stop = nil
-				event = func() {
-					n.closing = true
-					n.core.Close()
-				}
+		var more <-chan struct{} // never: there is nothing else to do
+		if n.waiting() {
+			more = closed
+		}
+		select {
+		case <-more:
+		case <-n.wake:
+		case r := <-n.mended:
+			event = func() { n.repaired(n.core, r) }
+		case <-n.lateBy.C:
+			event = n.sendLate
+		case <-n.gatherBy.C: // there are ripe ones
+		case <-ticks.C:
+			event = n.core.Tick
+		case <-stop:
+			stop = nil
+			event = func() {
+				n.closing = true
+				n.core.Close()
 			}
 		}
 		n.turn.Lock()
@@ -407,7 +410,7 @@ func (n *Node) sendLate() {
 	}
 	var messages []*core.Message
 	for id, m := range n.late {
-		if f := n.feeds[id]; f == nil || f.waiting.Load() == 0 { // else it has more than that to send
+		if f := n.feeds[id]; f == nil || f.waiting.Load() == 0 || !f.put(m) {
 			messages = append(messages, m)
 		}
 	}
@@ -705,7 +708,8 @@ func (n *Node) AppendAsync(ctx context.Context, a *core.Append, done func(*core.
 // meanwhile in one entry. They, and what they point to, are the node's until done is called,
 // once, perhaps before AppendRecords returns, by a goroutine that does the node's work; it must be
 // quick. a is the append of that entry: its outcome.
-// False says that there is no room, and that done is not called: use AppendAsync.
+// False says that there is no room, or that the node has ended, and that done is not called: use
+// AppendAsync.
 func (n *Node) AppendRecords(records []storage.Record, done func(first uint64, a *core.Append)) bool {
 	size := 0
 	for i := range records {
@@ -729,7 +733,7 @@ func (n *Node) AppendRecords(records []storage.Record, done func(first uint64, a
 	}
 	ripe := n.ripe()
 	if !ripe && len(n.runs) == 1 {
-		n.gatherBy.Reset(maxGather)
+		n.gatherBy.Reset(maxGather) // propose sees to those that were ripe
 	}
 	n.mu.Unlock()
 	if ripe {
@@ -742,6 +746,9 @@ func (n *Node) AppendRecords(records []storage.Record, done func(first uint64, a
 func (n *Node) propose(c *core.Core) {
 	n.mu.Lock()
 	if !n.ripe() && !n.over {
+		if len(n.runs) > 0 { // they were ripe when they came, perhaps, and others have come since
+			n.gatherBy.Reset(maxGather - time.Since(n.firstRun))
+		}
 		n.mu.Unlock()
 		return
 	}

@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -271,14 +273,14 @@ type nowhere struct{}
 func (nowhere) Send([]*core.Message, func()) {}
 
 // startAlone starts a cluster of one, and waits until it leads.
-func startAlone(t *testing.T) *Node { return startAloneOn(t, vfs.OS{}) }
+func startAlone(t *testing.T) *Node { return startAloneOn(t, vfs.OS{}, 5*time.Millisecond) }
 
-// startAloneOn is startAlone on a file system of the test's.
-func startAloneOn(t *testing.T, fs vfs.FS) *Node {
+// startAloneOn is startAlone on a file system, and with ticks, of the test's.
+func startAloneOn(t *testing.T, fs vfs.FS, tick time.Duration) *Node {
 	dir := t.TempDir()
 	log, err := storage.Open(dir, storage.Options{ManualCommit: true, FS: fs})
 	require.NoError(t, err)
-	n, err := Start(Options{Tick: 5 * time.Millisecond, Transport: nowhere{}, Core: core.Config{
+	n, err := Start(Options{Tick: tick, Transport: nowhere{}, Core: core.Config{
 		Self: 1, Nodes: []core.NodeID{1}, Preferred: 1, Quorum: 1, MaxLag: 10, ElectionTicks: 3, ReportTicks: 1, TimeoutTicks: 10_000,
 		Log: log, Rand: rand.New(rand.NewPCG(1, 1)),
 	}})
@@ -435,32 +437,86 @@ func TestRipe(t *testing.T) {
 	}
 }
 
-// Runs that wait for others to come become an entry though none comes, and nothing lands.
+// Runs that wait for others to come become an entry in time, though none comes and nothing lands,
+// whether they wait from the first moment on or were to become one at once.
 func TestRunsDoNotWaitForLong(t *testing.T) {
-	mem := vfs.NewMem()
-	n := startAloneOn(t, mem)
-	gate := make(chan struct{}) // of the disk
-	mem.Inject(func(op vfs.Op, _ string) error {
-		if op == vfs.OpSync {
-			<-gate
+	synctest.Test(t, func(t *testing.T) {
+		mem := vfs.NewMem()
+		n := startAloneOn(t, mem, 100*time.Millisecond)
+		gate := make(chan struct{}) // of the disk
+		open := sync.OnceFunc(func() { close(gate) })
+		defer open()
+		mem.Inject(func(op vfs.Op, _ string) error {
+			if op == vfs.OpSync {
+				<-gate
+			}
+			return nil
+		})
+		const flights = 12
+		answers := make(chan error, flights)
+		add := func() {
+			require.True(t, n.AppendRecords([]storage.Record{{Value: []byte("v")}}, func(_ uint64, a *core.Append) { answers <- a.Err }))
 		}
-		return nil
+		waiting := func() int {
+			synctest.Wait()
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			return len(n.runs)
+		}
+		for i := range flights - 1 {
+			add()
+			if i >= gatherShare { // it is less than that part
+				require.Equal(t, 1, waiting(), "append %d", i)
+				<-time.After(maxGather)
+			}
+			require.Zero(t, waiting(), "append %d", i)
+		}
+		// One that is ripe when it comes, and is not any more when somebody sees to it.
+		n.turn.Lock()
+		n.flying.Add(gatherShare - flights)
+		add()
+		n.flying.Add(flights - gatherShare)
+		n.turn.Unlock()
+		<-time.After(maxGather)
+		require.Zero(t, waiting())
+		require.Empty(t, answers)
+		open()
+		for range flights {
+			require.NoError(t, <-answers)
+		}
+		n.Stop()
 	})
-	const flights = 12
-	answers := make(chan error, flights)
-	last := func() uint64 {
-		s, err := n.Status(t.Context())
-		require.NoError(t, err)
-		return s.Last
+}
+
+// However much there is to do for the core, its time passes, and it can be stopped.
+func TestTimePassesUnderLoad(t *testing.T) {
+	n := startAlone(t)
+	var rounds atomic.Int64
+	var again func(*core.Core)
+	again = func(*core.Core) {
+		if n.closing {
+			return
+		}
+		rounds.Add(1)
+		select {
+		case n.inputs <- again: // there is always something
+		default:
+		}
 	}
-	before := last()
-	for i := range uint64(flights) {
-		require.True(t, n.AppendRecords([]storage.Record{{Value: []byte("v")}}, func(_ uint64, a *core.Append) { answers <- a.Err }))
-		require.Eventually(t, func() bool { return last() == before+i+1 }, 20*time.Second, time.Millisecond, "append %d", i)
-	}
-	require.Empty(t, answers)
-	close(gate)
-	for range flights {
-		require.NoError(t, <-answers)
+	require.NoError(t, n.submit(t.Context(), again))
+	require.Eventually(t, func() bool {
+		n.turn.Lock()
+		defer n.turn.Unlock()
+		return rounds.Load() > 10_000
+	}, 20*time.Second, time.Millisecond)
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		n.Stop()
+	}()
+	select {
+	case <-stopped:
+	case <-time.After(20 * time.Second):
+		t.Fatal("it does not stop")
 	}
 }

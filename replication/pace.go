@@ -32,10 +32,17 @@ type pace struct {
 	lastSeen time.Time // when something had been appended
 }
 
-// wait waits until n more bytes may be sent to a node that is behind. The error is ctx's.
-func (p *pace) wait(ctx context.Context, n int) error {
+// spend notes that n bytes are sent, of which perhaps not all may be yet: then the next ones wait.
+func (p *pace) spend(n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.left -= int64(n)
+}
+
+// wait waits until something more may be sent to a node that is behind. The error is ctx's.
+func (p *pace) wait(ctx context.Context) error {
 	for {
-		d := p.take(int64(n), time.Now())
+		d := p.pause(time.Now())
 		if d == 0 {
 			return ctx.Err()
 		}
@@ -49,8 +56,8 @@ func (p *pace) wait(ctx context.Context, n int) error {
 	}
 }
 
-// take takes n bytes, or returns how long to wait before the next attempt.
-func (p *pace) take(n int64, now time.Time) time.Duration {
+// pause returns how long to wait before the next look whether something may be sent; 0: it may.
+func (p *pace) pause(now time.Time) time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	since := now.Sub(p.last)
@@ -67,8 +74,11 @@ func (p *pace) take(n int64, now time.Time) time.Duration {
 		p.left = min(p.left+more, more)
 		p.seen, p.last, since = appended, now, 0
 	}
-	if p.left > 0 || now.Sub(p.lastSeen) > paceIdle {
-		p.left -= n
+	if now.Sub(p.lastSeen) > paceIdle {
+		p.left = max(p.left, 0) // what is sent now is owed to nobody
+		return 0
+	}
+	if p.left > 0 {
 		return 0
 	}
 	return paceStep - since

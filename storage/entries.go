@@ -62,13 +62,20 @@ func (l *Log) ReadEntries(dst []Entry, first, last uint64, maxBytes int) ([]Entr
 	}
 }
 
+// Header is an entry of which the body may not have been read.
+type Header struct {
+	Entry
+	// BodyBytes is the length of the body, whether Body has it or is nil.
+	BodyBytes int
+}
+
 // ReadHeaders is ReadEntries without the bodies of data entries, which are neither read nor
 // verified, so that Body is nil: a first look at entries that are to be read later, by who may
 // wait for the disk. maxBytes counts their bodies all the same. The bodies of control entries are
 // copied, and verified. There is no lease.
 //
 // Errors: as those of ReadEntries.
-func (l *Log) ReadHeaders(dst []Entry, first, last uint64, maxBytes int) ([]Entry, error) {
+func (l *Log) ReadHeaders(dst []Header, first, last uint64, maxBytes int) ([]Header, error) {
 	for {
 		epoch := l.epoch.Load()
 		out := dst
@@ -264,7 +271,7 @@ func (s *segment) entries(dst []Entry, first, last uint64, maxBytes int) (out []
 }
 
 // headers is ReadHeaders in a segment.
-func (s *segment) headers(dst []Entry, first, last uint64, maxBytes int) (out []Entry, err error) {
+func (s *segment) headers(dst []Header, first, last uint64, maxBytes int) (out []Header, err error) {
 	defer catchFault(s.path, &err, debug.SetPanicOnFault(true))
 	end := s.end.Load()
 	pos, h, err := s.locateIndex(first, end)
@@ -296,15 +303,15 @@ func (s *segment) headers(dst []Entry, first, last uint64, maxBytes int) (out []
 }
 
 // withoutData returns the entry at pos, with that header, for ReadHeaders.
-func (s *segment) withoutData(pos, end int64, h *entryHeader) (Entry, error) {
+func (s *segment) withoutData(pos, end int64, h *entryHeader) (Header, error) {
 	if pos+entrySize(h.bodyLen) > end {
-		return Entry{}, errShortEntry
+		return Header{}, errShortEntry
 	}
 	if h.kind != KindControl {
-		return h.entry(nil), nil
+		return Header{h.entry(nil), int(h.bodyLen)}, nil
 	}
 	_, body, err := s.entry(pos, end)
-	return h.entry(bytes.Clone(body)), err
+	return Header{h.entry(bytes.Clone(body)), int(h.bodyLen)}, err
 }
 
 // header returns the header of the entry with that index.

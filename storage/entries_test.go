@@ -40,9 +40,9 @@ func TestEntriesModel(t *testing.T) {
 			require.EqualValues(t, 77, got[0].Index)
 			require.LessOrEqual(t, got[len(got)-1].Index, last)
 			m.requireEntries(t, i, got[1:], maxBytes)
-			headers, err := l.ReadHeaders(prefix, index, last, maxBytes)
+			headers, err := l.ReadHeaders([]Header{{}}, index, last, maxBytes)
 			require.NoError(t, err)
-			requireHeaders(t, got, headers)
+			requireHeaders(t, got[1:], headers[1:])
 			lease.Release()
 			if o.ManualCommit {
 				continue
@@ -73,14 +73,15 @@ func TestEntriesModel(t *testing.T) {
 }
 
 // requireHeaders checks that headers are those entries without the bodies of data entries.
-func requireHeaders(t *testing.T, entries, headers []Entry) {
+func requireHeaders(t *testing.T, entries []Entry, headers []Header) {
 	t.Helper()
 	require.Len(t, headers, len(entries))
 	for i, e := range entries {
+		want := Header{e, len(e.Body)}
 		if e.Kind == KindData {
-			e.Body = nil
+			want.Body = nil
 		}
-		require.Equal(t, e, headers[i])
+		require.Equal(t, want, headers[i])
 	}
 }
 
@@ -113,9 +114,9 @@ func TestReadHeadersOfDamage(t *testing.T) {
 		b[at] ^= 1
 		require.NoError(t, os.WriteFile(segments[0], b, 0o600))
 	}
-	indexes := func(entries []Entry) (is []uint64) {
-		for _, e := range entries {
-			is = append(is, e.Index)
+	indexes := func(headers []Header) (is []uint64) {
+		for _, h := range headers {
+			is = append(is, h.Index)
 		}
 		return is
 	}
@@ -123,7 +124,7 @@ func TestReadHeadersOfDamage(t *testing.T) {
 	l = open(t, dir, o)
 	entries, lease, err := l.ReadEntries(nil, 1, 4, MaxBodyBytes)
 	require.NoError(t, err)
-	require.Equal(t, []uint64{1}, indexes(entries))
+	require.Len(t, entries, 1)
 	lease.Release()
 	headers, err := l.ReadHeaders(nil, 1, 4, MaxBodyBytes)
 	require.NoError(t, err)

@@ -39,6 +39,17 @@ func (l Lease) Maps(b []byte) bool {
 	return first <= at && at < first+uintptr(len(l.s.b))
 }
 
+// Append appends b, which came with the lease, to dst. Where to touch the mapped file is a fatal
+// signal, since the disk does not deliver it, it returns a *FaultError instead.
+func (l Lease) Append(dst, b []byte) (out []byte, err error) {
+	if l.s == nil {
+		return append(dst, b...), nil
+	}
+	out = dst
+	defer catchFault(l.s.path, &err, debug.SetPanicOnFault(true))
+	return append(dst, b...), nil
+}
+
 // Read returns the record at offset. Its Key, Value and Headers must not be
 // modified, and stay valid until the lease is released, even after Close and after
 // the record is no longer part of the log. If its batch is not compressed they point

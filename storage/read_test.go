@@ -445,6 +445,15 @@ func TestFaultInCopy(t *testing.T) {
 		return nil
 	}
 	require.ErrorIs(t, copying(), ErrFault)
+	require.True(t, s.acquire())
+	lease := Lease{s}
+	dst, err := lease.Append([]byte("x"), s.b[100:102])
+	require.NoError(t, err)
+	require.Len(t, dst, 3)
+	dst, err = lease.Append([]byte("x"), s.b[100_000:100_100])
+	require.ErrorIs(t, err, ErrFault)
+	require.Equal(t, "x", string(dst))
+	lease.Release()
 	_ = l.Close()
 }
 

@@ -78,8 +78,10 @@ func (l *link) send(frame net.Buffers, done func()) bool {
 		}
 		return false
 	}
-	if l.direct != nil && !l.writing && l.left.size == 0 && l.queue.len() == 0 && size <= maxDirect {
-		l.writeDirect(queued{frame, size, done})
+	// Lent memory may be a mapped file's: to copy that could be a fatal signal, and a system call
+	// is not.
+	if l.direct != nil && done == nil && !l.writing && l.left.size == 0 && l.queue.len() == 0 && size <= maxDirect {
+		l.writeDirect(queued{frame: frame, size: size})
 		return true
 	}
 	dropped := l.dropped
@@ -122,12 +124,10 @@ func (l *link) writeDirect(f queued) {
 	case n == len(b):
 		l.sent++
 		l.sentBytes += uint64(n)
-		f.end()
 	case err != nil || l.conn != conn:
 		l.dropped++
-		f.end()
 	default:
-		l.left = queued{net.Buffers{b[n:]}, len(b) - n, f.done}
+		l.left = queued{frame: net.Buffers{b[n:]}, size: len(b) - n}
 	}
 	if l.left.size > 0 || l.queue.len() > 0 {
 		l.rouse()
@@ -243,7 +243,7 @@ func (l *link) write(conn net.Conn, ended <-chan struct{}) error {
 		clear(l.dones)
 		if err != nil {
 			l.mu.Lock()
-			l.writing = false
+			l.writing, l.direct = false, nil // or others would go on in the middle of a frame
 			l.dropped += uint64(frames)
 			l.mu.Unlock()
 			return err
@@ -302,7 +302,10 @@ func (l *link) writeParts(conn net.Conn) error {
 			return err
 		}
 		n, err := l.rest.WriteTo(conn)
-		if err == nil || n == 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+		if err == nil {
+			return conn.SetWriteDeadline(time.Time{}) // or writeDirect would not write any more
+		}
+		if n == 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
 			return err
 		}
 	}
@@ -345,7 +348,6 @@ func (l *link) clear() {
 	l.dropped += uint64(l.queue.clear())
 	if l.left.size > 0 {
 		l.dropped++
-		l.left.end()
 		l.left = queued{}
 	}
 }

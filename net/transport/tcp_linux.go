@@ -2,7 +2,9 @@ package transport
 
 import (
 	"cmp"
+	"errors"
 	"net"
+	"os"
 	"syscall"
 	"time"
 )
@@ -43,6 +45,9 @@ func directly(conn net.Conn) func(b []byte) (n int, err error) {
 		n = max(n, 0)
 		if err == syscall.EAGAIN {
 			err = nil
+		}
+		if errors.Is(closed, os.ErrDeadlineExceeded) {
+			closed = nil // it is for writes that wait
 		}
 		return n, cmp.Or(closed, err)
 	}

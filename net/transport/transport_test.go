@@ -402,6 +402,44 @@ func TestTCP(t *testing.T) {
 	}
 }
 
+// A deadline of the link's goroutine that has passed is no reason for a sender to give the connection
+// up.
+func TestSendersWriteAfterADeadline(t *testing.T) {
+	received := make(chan string, 100)
+	nodes := overTCP(t, func(_ uint16, f wire.Frame) { received <- string(f.Payload) })
+	long := strings.Repeat("x", 2*maxDirect)
+	for sent := false; !sent; {
+		nodes[0].Send(2, Bulk, frame(wire.TypeReplicate, long), nil)
+		select {
+		case <-received:
+			sent = true
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+	l := nodes[0].peers[2].out[Bulk]
+	require.Eventually(t, func() bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return !l.writing
+	}, 10*time.Second, time.Millisecond)
+	l.mu.Lock()
+	conn := l.conn
+	l.mu.Unlock()
+	dropped := l.t.Links()[0].Bulk.Dropped
+	require.NoError(t, conn.SetWriteDeadline(time.Now().Add(-time.Second)))
+	require.True(t, nodes[0].Send(2, Bulk, frame(wire.TypeReplicate, "short"), nil))
+	select {
+	case got := <-received:
+		for got == long {
+			got = <-received // of before
+		}
+		require.Equal(t, "short", got)
+	case <-time.After(20 * time.Second):
+		t.Fatal("it was dropped")
+	}
+	require.Equal(t, dropped, l.t.Links()[0].Bulk.Dropped)
+}
+
 // What its sender writes, as far as the connection takes it, and what the link's goroutine writes
 // arrive as one sequence, whoever writes how much of a frame.
 func TestSendersWrite(t *testing.T) {

@@ -70,8 +70,8 @@ type Message struct {
 	loaded []storage.Entry // the first of the entries; those that are unread have their bodies here
 }
 
-// Behind says that the message is [Message.Stored] for a node that is not in sync: nobody waits for
-// it to acknowledge those entries.
+// Behind says that the message is [Message.Stored], and that nobody waits for the node to acknowledge
+// its entries: the node is not in sync, or has damage that is to be mended with them.
 func (m *Message) Behind() bool { return m.behind }
 
 // check says what is wrong with a message to node self.

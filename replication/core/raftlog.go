@@ -94,8 +94,8 @@ func (r *raftLog) Entries(lo, hi, maxSize uint64) ([]*pb.Entry, error) {
 	for i := range stored {
 		s := &stored[i]
 		if s.Kind == storage.KindData {
-			entries[i] = &pb.Entry{Index: new(s.Index), Term: new(s.Term), Type: pb.EntryNormal.Enum(), Data: unread}
-		} else if entries[i], err = fromStored(s); err != nil {
+			entries[i] = Unread(s.Index, s.Term, s.BodyBytes)
+		} else if entries[i], err = fromStored(&s.Entry); err != nil {
 			return nil, r.readError(lo, err)
 		}
 	}
@@ -116,7 +116,7 @@ func (r *raftLog) Term(i uint64) (uint64, error) {
 
 // readError says in raft's words what the log does not have. What was applied and is damaged is as
 // good as compacted, until it is mended: a follower that needs it is told where the log begins,
-// and is asked again later. Of what was not applied nobody else need have a copy, and the node can
+// and is asked again later, or, if only the body is damaged (see Load), is just asked again. Of what was not applied nobody else need have a copy, and the node can
 // neither commit it nor send it on. raft panics where it cannot do without, and at any other
 // error: it is noted, and raft is not called again.
 func (r *raftLog) readError(i uint64, err error) error {
