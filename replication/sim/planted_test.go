@@ -23,12 +23,12 @@ func TestPlantedBugs(t *testing.T) {
 		{"vote not saved", 1, 60, 0},
 		{"old incarnation", 1, 60, 0},
 		{"vote while blank", 1, 60, 0},
-		{"no producer rollback", 150, 100, 3},
+		{"no producer rollback", 540, 100, 3},
 		{"boundary term lost", 1, 200, 0},
-		{"suffix stays", 1, 100, 3},
+		{"suffix stays", 1540, 100, 3},
 		{"recovery not synced", 1, 300, 0},
 		{"barrier before commit", 1, 300, 1},
-		{"loss not noticed", 600, 100, 5},
+		{"loss not noticed", 290, 100, 5},
 		{"asks before it votes", 3007001, 100, 7},
 	} {
 		t.Run(b.bug, func(t *testing.T) {
