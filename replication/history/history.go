@@ -57,11 +57,14 @@ var model = porcupine.Model{
 	},
 }
 
+// maxConfirmed is how many operations porcupine is given: for each it keeps a bit for each, many times.
+const maxConfirmed = 50_000
+
 // Check checks operations against where values are in the log in the end, by offset. The error says
 // what cannot be. It sets the Offset of appends. Whether there is an order it decides twice: by a
 // search for the moments at which operations take effect, which takes little time however many there
-// are, and with [porcupine], for at most as long as timeout says; confirmed says that porcupine has
-// decided, too.
+// are, and with [porcupine], if there are not too many for its memory, and for at most as long as
+// timeout says; confirmed says that porcupine has decided, too.
 //
 // [porcupine]: https://github.com/anishathalye/porcupine
 func Check(operations []*Operation, where map[string]uint64, timeout time.Duration) (confirmed bool, err error) {
@@ -71,6 +74,9 @@ func Check(operations []*Operation, where map[string]uint64, timeout time.Durati
 	}
 	if err != nil {
 		return false, fmt.Errorf("what the clients have seen is not linearizable: %w", err)
+	}
+	if len(seen) > maxConfirmed {
+		return false, nil
 	}
 	ops := make([]porcupine.Operation, len(seen))
 	for i, o := range seen {
