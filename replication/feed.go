@@ -21,7 +21,6 @@ const (
 // has anybody else wait.
 type feed struct {
 	node  *Node
-	to    core.NodeID
 	queue chan fed
 	// waiting is how many messages there are that the transport does not have yet. The node's
 	// goroutine adds to it, so where it finds none it may send past the feed.
@@ -39,8 +38,8 @@ type fed struct {
 	lost    uint64
 }
 
-func newFeed(n *Node, to core.NodeID) *feed {
-	return &feed{node: n, to: to, queue: make(chan fed, maxFeed), sent: make(chan struct{}, 1)}
+func newFeed(n *Node) *feed {
+	return &feed{node: n, queue: make(chan fed, maxFeed), sent: make(chan struct{}, 1)}
 }
 
 // put hands a message over; false says that there is no room.

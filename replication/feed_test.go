@@ -45,7 +45,7 @@ func TestFeed(t *testing.T) {
 		to := &holder{}
 		n := &Node{opts: Options{Transport: to}, log: log, inputs: make(chan func(*core.Core), 10), pace: pace{rate: 1 << 30}}
 		n.turn.Lock() // nobody is to work on the core, which there is not
-		f := newFeed(n, 2)
+		f := newFeed(n)
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		ended := make(chan struct{})

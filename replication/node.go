@@ -23,9 +23,9 @@ var ErrStopped = errors.New("the node has stopped")
 type Transport interface {
 	// Send has messages sent, each to its To, and must not wait for that: what there is no
 	// room for is dropped. It may be called concurrently; those to one node stay in order. The
-	// messages must not be changed. If done is not nil, it is to be called once, when all of
-	// them, and what they point to, are not needed any more; by any goroutine, and perhaps before
-	// Send returns.
+	// messages must not be changed. If done is not nil, which it is for a single message only, it
+	// is to be called once, when that, and what it points to, is not needed any more; by any
+	// goroutine, and perhaps before Send returns.
 	Send(messages []*core.Message, done func())
 }
 
@@ -142,7 +142,7 @@ func Start(o Options) (*Node, error) {
 	n.endFeeds = cancel
 	for _, id := range o.Core.Nodes {
 		if id != o.Core.Self {
-			f := newFeed(n, id)
+			f := newFeed(n)
 			n.feeds[id] = f
 			n.tasks.Go(func() { f.run(ctx) })
 		}
@@ -324,7 +324,9 @@ func (n *Node) written(c *core.Core, f finished) {
 func (n *Node) carryOut(c *core.Core) {
 	out := c.Ready()
 	n.send(c, out.Messages)
-	n.noteAppended(out.Writes)
+	for _, w := range out.Writes {
+		n.pace.appended.Add(int64(w.Bytes())) // those who catch up must not keep up with it
+	}
 	n.pending += len(out.Writes)
 	n.queue = append(n.queue, out.Writes...)
 	n.handOut()
@@ -336,17 +338,6 @@ func (n *Node) carryOut(c *core.Core) {
 	if !n.closing {
 		n.report(c.Standing())
 	}
-}
-
-// noteAppended tells how much is being appended, for those that must not keep up with it.
-func (n *Node) noteAppended(writes []*core.Write) {
-	size := 0
-	for _, w := range writes {
-		for i := range w.Entries() {
-			size += len(w.Entries()[i].Body)
-		}
-	}
-	n.pace.appended.Add(int64(size))
 }
 
 // send sends messages. One that only says how far entries are committed waits a little: if the

@@ -5,7 +5,6 @@ import (
 	"log/slog"
 	"net"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/zue-log/zue/net/transport"
@@ -84,16 +83,6 @@ var frameTypes = [...]wire.Type{
 // Send implements replication.Transport. What does not fit, or there is no room for, is dropped,
 // which the transport tells the node of.
 func (n *peerNetwork) Send(messages []*core.Message, done func()) {
-	if done != nil {
-		var left atomic.Int64
-		left.Store(int64(len(messages)))
-		all := done
-		done = func() {
-			if left.Add(-1) == 0 {
-				all()
-			}
-		}
-	}
 	for _, m := range messages {
 		if !n.send(m, done) && done != nil {
 			done()

@@ -328,9 +328,7 @@ var closed = func() chan struct{} {
 // once, and concurrently. The zero Pending is an append that was never made: an error.
 func (p Pending) Wait() (first uint64, err error) {
 	if p.group != nil {
-		select {
-		case <-p.group.done:
-		default:
+		if !p.group.ended() {
 			p.log.help(p.group)
 			<-p.group.done
 		}

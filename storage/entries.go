@@ -43,12 +43,18 @@ func (e *IndexError) Unwrap() error { return ErrNoEntry }
 // the log does not have the first entry; *CorruptionError if that is damaged (a damaged
 // one after it ends the entries); *FaultError; ErrClosed.
 func (l *Log) ReadEntries(dst []Entry, first, last uint64, maxBytes int) ([]Entry, Lease, error) {
+	return readFrom(l, dst, first, func(s *segment) ([]Entry, error) { return s.entries(dst, first, last, maxBytes) })
+}
+
+// readFrom returns what read finds in the segment that holds entry first, and a lease of that; dst and
+// none with an error.
+func readFrom[T any](l *Log, dst []T, first uint64, read func(s *segment) ([]T, error)) ([]T, Lease, error) {
 	for {
 		epoch := l.epoch.Load()
 		out := dst
 		s, err := l.holderOf(first)
 		if err == nil {
-			out, err = s.entries(dst, first, last, maxBytes)
+			out, err = read(s)
 		}
 		if l.epoch.Load() != epoch {
 			Lease{s}.Release()
@@ -76,24 +82,9 @@ type Header struct {
 //
 // Errors: as those of ReadEntries.
 func (l *Log) ReadHeaders(dst []Header, first, last uint64, maxBytes int) ([]Header, error) {
-	for {
-		epoch := l.epoch.Load()
-		out := dst
-		s, err := l.holderOf(first)
-		if err == nil {
-			out, err = s.headers(dst, first, last, maxBytes)
-		}
-		if l.epoch.Load() != epoch {
-			Lease{s}.Release()
-			continue // the end was cut off meanwhile
-		}
-		if err != nil {
-			l.report(err)
-			return dst, l.entryError(first, s, err)
-		}
-		Lease{s}.Release()
-		return out, nil
-	}
+	out, lease, err := readFrom(l, dst, first, func(s *segment) ([]Header, error) { return s.headers(dst, first, last, maxBytes) })
+	lease.Release()
+	return out, err
 }
 
 // Starts returns the places at which its segments begin, the oldest first: retention and

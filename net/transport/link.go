@@ -81,7 +81,7 @@ func (l *link) send(frame net.Buffers, done func()) bool {
 	// Lent memory may be a mapped file's: to copy that could be a fatal signal, and a system call
 	// is not.
 	if l.direct != nil && done == nil && !l.writing && l.left.size == 0 && l.queue.len() == 0 && size <= maxDirect {
-		l.writeDirect(queued{frame: frame, size: size})
+		l.writeDirect(frame)
 		return true
 	}
 	dropped := l.dropped
@@ -106,13 +106,13 @@ func (l *link) send(frame net.Buffers, done func()) bool {
 
 // writeDirect writes a frame in the sender's goroutine, as far as that does not block; the link's
 // does the rest. l.mu is held, and let go of in between.
-func (l *link) writeDirect(f queued) {
+func (l *link) writeDirect(frame net.Buffers) {
 	conn, direct := l.conn, l.direct
 	l.writing = true
 	l.mu.Unlock()
-	b := f.frame[0]
-	if len(f.frame) > 1 {
-		b = slices.Concat(f.frame...)
+	b := frame[0]
+	if len(frame) > 1 {
+		b = slices.Concat(frame...)
 	}
 	n, err := direct(b)
 	if err != nil {

@@ -30,18 +30,24 @@ func (g *gate) wrap(receive func(uint16, wire.Frame) error) func(uint16, wire.Fr
 	}
 }
 
+// startGated starts node a, which queues so many bytes, and b, which waits with frames of a type
+// until the gate is open.
+func (f *fabric) startGated(typ wire.Type, maxQueueBytes int) (a, b *node, g *gate) {
+	a, b, g = &node{}, &node{}, &gate{typ, make(chan struct{})}
+	oa, ob := f.options(a, 1, 2), f.options(b, 2, 1)
+	oa.MaxQueueBytes = maxQueueBytes
+	ob.Receive = g.wrap(ob.Receive)
+	f.start(b, ob)
+	f.start(a, oa)
+	wait(3 * time.Second)
+	return a, b, g
+}
+
 // A node that takes no entries still gets what is urgent; what there is no room for is dropped,
 // and it is said so, but not each time.
 func TestUrgentDoesNotWaitForBulk(t *testing.T) {
 	inBubble(t, func(t *testing.T, f *fabric) {
-		a, b := &node{}, &node{}
-		g := gate{wire.TypeReplicate, make(chan struct{})}
-		oa, ob := f.options(a, 1, 2), f.options(b, 2, 1)
-		oa.MaxQueueBytes = 64 << 10
-		ob.Receive = g.wrap(ob.Receive)
-		f.start(b, ob)
-		f.start(a, oa)
-		wait(3 * time.Second)
+		a, b, g := f.startGated(wire.TypeReplicate, 64<<10)
 		before := a.lost(2)
 		entry := frame(wire.TypeReplicate, string(make([]byte, 1<<10)))
 		sent := 0
@@ -71,14 +77,7 @@ func TestUrgentDoesNotWaitForBulk(t *testing.T) {
 // On the urgent lane the oldest give way.
 func TestUrgentDropsTheOldest(t *testing.T) {
 	inBubble(t, func(t *testing.T, f *fabric) {
-		a, b := &node{}, &node{}
-		g := gate{wire.TypeHeartbeat, make(chan struct{})}
-		oa, ob := f.options(a, 1, 2), f.options(b, 2, 1)
-		oa.MaxQueueBytes = 16 * 10 * (frameCost + 10)
-		ob.Receive = g.wrap(ob.Receive)
-		f.start(b, ob)
-		f.start(a, oa)
-		wait(3 * time.Second)
+		a, b, g := f.startGated(wire.TypeHeartbeat, 16*10*(frameCost+10))
 		for i := range 1000 {
 			require.True(t, a.Send(2, Urgent, frame(wire.TypeHeartbeat, fmt.Sprintf("%5d", i)), nil))
 			synctest.Wait()
@@ -258,15 +257,8 @@ func TestBlockedReceiverIsBounded(t *testing.T) {
 // taken, however it ended, and never for one that was not.
 func TestSendSaysWhenItIsDone(t *testing.T) {
 	inBubble(t, func(t *testing.T, f *fabric) {
-		a, b := &node{}, &node{}
-		g := gate{wire.TypeHeartbeat, make(chan struct{})}
+		a, _, g := f.startGated(wire.TypeHeartbeat, 16*10*(frameCost+10))
 		defer close(g.open)
-		oa, ob := f.options(a, 1, 2), f.options(b, 2, 1)
-		oa.MaxQueueBytes = 16 * 10 * (frameCost + 10)
-		ob.Receive = g.wrap(ob.Receive)
-		f.start(b, ob)
-		f.start(a, oa)
-		wait(3 * time.Second)
 		var mu sync.Mutex
 		ended := map[int]int{}
 		sent := 0

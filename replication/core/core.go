@@ -483,8 +483,9 @@ func (c *Core) keep(w *Write, commit uint64) {
 func (c *Core) issue(w *Write) {
 	w.issued = c.ticks
 	for i := range w.entries {
-		c.inWrites += len(w.entries[i].Body)
+		w.size += len(w.entries[i].Body)
 	}
+	c.inWrites += w.size
 	c.writes = append(c.writes, w)
 	c.out.Writes = append(c.out.Writes, w)
 }
@@ -512,9 +513,7 @@ func (c *Core) Written(w *Write, err error) {
 	}
 	defer c.guard()
 	c.writes = slices.Delete(c.writes, 0, 1)
-	for i := range w.entries {
-		c.inWrites -= len(w.entries[i].Body)
-	}
+	c.inWrites -= w.size
 	for len(c.tail) > 0 && c.tail[0].write == w {
 		c.tail = c.tail[1:]
 	}

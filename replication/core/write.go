@@ -26,6 +26,7 @@ type Write struct {
 
 	pending storage.Pending
 	issued  uint64 // the core's tick
+	size    int    // see Bytes
 }
 
 // Exclusive says that the write must not overtake others: since it takes something back, or
@@ -37,6 +38,9 @@ func (w *Write) TakesBack() bool { return w.truncate || w.reset != nil }
 
 // Entries returns the entries that the write appends, which must not be changed.
 func (w *Write) Entries() []storage.Entry { return w.entries }
+
+// Bytes returns the length of the bodies of the entries that the write appends.
+func (w *Write) Bytes() int { return w.size }
 
 // Span returns the indexes of the first and the last entry that the write appends; 0 and 0
 // if it appends none.
