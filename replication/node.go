@@ -82,6 +82,7 @@ type Node struct {
 	tasks  sync.WaitGroup
 	damage atomic.Int64 // see Damage
 	flying atomic.Int64 // appends that have no outcome yet
+	shared atomic.Int64 // of them, runs
 	feeds  map[core.NodeID]*feed
 	pace   pace
 
@@ -106,6 +107,11 @@ type Node struct {
 	lateBy  *time.Timer                   // when they are sent
 	known   int64                         // of damage, the core's
 	last    core.Standing
+
+	// disk is for who does writes: it is taken with the first that is not done, by who has the turn
+	// or by store, and let go of when the core can be told of the last. It guards what follows.
+	disk   sync.Mutex
+	failed error // of a write: no other is done
 }
 
 // finished is a write that was finished, or could not be.
@@ -220,7 +226,7 @@ func (n *Node) run() {
 		n.turn.Lock()
 		if !n.over {
 			event()
-			n.round()
+			n.round(false)
 		}
 		over := n.over
 		n.turn.Unlock()
@@ -236,12 +242,17 @@ const (
 	// maxAlone is how many appends may be under way for whoever has something for the core to do
 	// it himself: when there are more, what comes meanwhile had better be done together.
 	maxAlone = 2
+	// maxOwn is how many bytes of entries who has brought them makes durable himself: while he is
+	// about more, others that come had better be encoded meanwhile.
+	maxOwn = 16 << 10
 )
 
 // help does what there is to do for the core, unless somebody is doing that: he will see what has
 // come, or have run see it. To hand it to a goroutine instead costs two changes from one to another for
 // each message, write and append, which is most of what an append takes when there is one at a time.
-func (n *Node) help() {
+// With mayWrite he also makes a short write durable, if it is the only one. He who waits for the
+// disk must be one for whom nothing urgent waits, nor what others could go on by without this disk.
+func (n *Node) help(mayWrite bool) {
 	if n.flying.Load() > maxAlone {
 		n.rouse()
 		return
@@ -250,11 +261,16 @@ func (n *Node) help() {
 		if !n.turn.TryLock() {
 			return
 		}
+		var own *core.Write
 		if !n.over {
-			n.round()
+			own = n.round(mayWrite)
 		}
 		over := n.over
 		n.turn.Unlock()
+		if own != nil {
+			n.doOwn(own)
+			continue
+		}
 		if over {
 			break // run is to see it
 		}
@@ -263,6 +279,15 @@ func (n *Node) help() {
 		}
 	}
 	n.rouse()
+}
+
+// doOwn does a write that handOut has left to the caller, and n.disk with it.
+func (n *Node) doOwn(w *core.Write) {
+	defer n.disk.Unlock()
+	if n.failed == nil {
+		n.failed = w.Do(n.log)
+	}
+	n.done <- finished{w, n.failed}
 }
 
 // rouse has run see what there is to do.
@@ -285,11 +310,11 @@ func (n *Node) waiting() bool {
 
 // round has the core take all that is at hand, so that it shares a write and a message, and does
 // what the core wants then. The caller has the turn.
-func (n *Node) round() {
+func (n *Node) round(mayWrite bool) (own *core.Write) {
 	c := n.core
 	n.takeMore(c)
 	n.propose(c)
-	n.carryOut(c)
+	own = n.carryOut(c, mayWrite)
 	err := c.Err()
 	if err != nil {
 		n.fail(err)
@@ -298,6 +323,7 @@ func (n *Node) round() {
 		n.over = true
 		n.refuse(c)
 	}
+	return own
 }
 
 // takeMore takes what is at hand.
@@ -321,7 +347,7 @@ func (n *Node) written(c *core.Core, f finished) {
 }
 
 // carryOut does what the core wants done.
-func (n *Node) carryOut(c *core.Core) {
+func (n *Node) carryOut(c *core.Core, mayWrite bool) (own *core.Write) {
 	out := c.Ready()
 	n.send(c, out.Messages)
 	for _, w := range out.Writes {
@@ -329,7 +355,7 @@ func (n *Node) carryOut(c *core.Core) {
 	}
 	n.pending += len(out.Writes)
 	n.queue = append(n.queue, out.Writes...)
-	n.handOut()
+	own = n.handOut(mayWrite)
 	for _, r := range out.Repairs {
 		n.repair <- r // there is one at a time
 	}
@@ -338,6 +364,7 @@ func (n *Node) carryOut(c *core.Core) {
 	if !n.closing {
 		n.report(c.Standing())
 	}
+	return own
 }
 
 // send sends messages. One that only says how far entries are committed waits a little: if the
@@ -347,7 +374,7 @@ func (n *Node) carryOut(c *core.Core) {
 func (n *Node) send(c *core.Core, messages []*core.Message) {
 	now := messages[:0]
 	for _, m := range messages {
-		isApp := m.Kind == core.KindRaft && m.Raft.GetType() == raftpb.MsgApp
+		isApp := isApp(m)
 		switch {
 		case isApp && len(m.Raft.GetEntries()) == 0:
 			if len(n.late) == 0 {
@@ -372,6 +399,11 @@ func (n *Node) send(c *core.Core, messages []*core.Message) {
 	}
 }
 
+// isApp says whether a message is raft's with entries, or with the news of how far they are committed.
+func isApp(m *core.Message) bool {
+	return m.Kind == core.KindRaft && m.Raft.GetType() == raftpb.MsgApp
+}
+
 // sendLate sends what has waited.
 func (n *Node) sendLate() {
 	if len(n.late) == 0 {
@@ -391,16 +423,23 @@ func (n *Node) sendLate() {
 
 // handOut hands writes to the storage's goroutine, as many as there is room for. A disk that
 // stalls must not stop the node: the others wait, bounded by what the core takes.
-func (n *Node) handOut() {
+//
+// With mayWrite, and if there is but one, it may leave that to the caller: own, who has n.disk then.
+func (n *Node) handOut(mayWrite bool) (own *core.Write) {
+	if mayWrite && n.pending == 1 && len(n.queue) == 1 && n.queue[0].Bytes() <= maxOwn && n.disk.TryLock() {
+		own, n.queue = n.queue[0], nil
+		return own
+	}
 	for len(n.queue) > 0 {
 		select {
 		case n.writes <- n.queue[0]:
 			n.queue = n.queue[1:]
 		default:
-			return
+			return nil
 		}
 	}
 	n.queue = nil
+	return nil
 }
 
 // doRepairs is the goroutine that does repairs.
@@ -498,23 +537,30 @@ func (n *Node) report(s core.Standing) {
 // store is the goroutine that makes writes durable, in their order. It begins each as soon as
 // it may, so that those that come together share a sync.
 func (n *Node) store() {
-	defer close(n.done)
+	defer func() {
+		n.disk.Lock() // who does a write himself has to say so yet
+		close(n.done)
+		n.disk.Unlock()
+	}()
 	var begun []*core.Write
 	var next *core.Write // that may not begin yet
 	writes := n.writes
-	var failed error
 	for writes != nil || next != nil || len(begun) > 0 {
+		if next != nil && len(begun) == 0 {
+			n.disk.Lock()
+		}
 		if next != nil && (len(begun) == 0 || !next.Exclusive()) {
 			switch {
-			case failed != nil:
+			case n.failed != nil:
 			case len(begun) == 0 && len(writes) == 0: // there is nothing to begin meanwhile
-				failed = next.Do(n.log)
-				n.done <- finished{next, failed}
+				n.failed = next.Do(n.log)
+				n.done <- finished{next, n.failed}
 				next = nil
-				n.help()
+				n.disk.Unlock()
+				n.help(false)
 				continue
 			default:
-				failed = next.Begin(n.log)
+				n.failed = next.Begin(n.log)
 			}
 			begun, next = append(begun, next), nil
 		}
@@ -525,7 +571,7 @@ func (n *Node) store() {
 					writes = nil
 				}
 				continue
-			case <-ready(begun[0], failed):
+			case <-ready(begun[0], n.failed):
 			}
 		} else if next == nil && len(begun) == 0 {
 			if next = <-writes; next == nil {
@@ -535,12 +581,15 @@ func (n *Node) store() {
 		}
 		w := begun[0]
 		begun = begun[1:]
-		if failed == nil {
-			failed = w.Finish(n.log)
+		if n.failed == nil {
+			n.failed = w.Finish(n.log)
 		}
-		n.done <- finished{w, failed}
+		n.done <- finished{w, n.failed}
+		if len(begun) == 0 {
+			n.disk.Unlock()
+		}
 		if len(begun) == 0 && len(writes) == 0 {
-			n.help()
+			n.help(false)
 		} else {
 			n.rouse() // the disk must not wait for it
 		}
@@ -563,6 +612,15 @@ var closed = func() chan struct{} {
 
 // submit has something done with the core, perhaps before it returns.
 func (n *Node) submit(ctx context.Context, do func(*core.Core)) error {
+	err := n.put(ctx, do)
+	if err == nil {
+		n.help(false)
+	}
+	return err
+}
+
+// put queues something to be done with the core: whoever has the turn next does it.
+func (n *Node) put(ctx context.Context, do func(*core.Core)) error {
 	select {
 	case <-n.ended:
 		return ErrStopped
@@ -570,7 +628,6 @@ func (n *Node) submit(ctx context.Context, do func(*core.Core)) error {
 	}
 	select {
 	case n.inputs <- do:
-		n.help()
 		return nil
 	case <-n.ended:
 		return ErrStopped
@@ -621,12 +678,19 @@ func await[T any](ctx context.Context, n *Node, answer <-chan T) (T, error) {
 
 // Step takes a message of another node. It waits while there is no room for it; the error is
 // the context's or ErrStopped. A message that makes no sense is logged, and does no harm.
-func (n *Node) Step(ctx context.Context, m *core.Message) error {
-	return n.submit(ctx, func(c *core.Core) {
+// More says that another message of that node is at hand. If not, and there is little else to do,
+// Step makes the message's entries durable before it returns: so those that are urgent must be
+// another goroutine's.
+func (n *Node) Step(ctx context.Context, m *core.Message, more bool) error {
+	err := n.put(ctx, func(c *core.Core) {
 		if err := c.Step(m); err != nil {
 			n.opts.Logger.Warn("message refused", "from", uint16(m.From), "err", err)
 		}
 	})
+	if err == nil {
+		n.help(isApp(m) && !more)
+	}
+	return err
 }
 
 // Unreachable says that messages to a node get lost.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -91,7 +92,7 @@ func (m *member) start() {
 		for {
 			select {
 			case msg := <-messages:
-				_ = node.Step(ctx, msg) // it may have stopped
+				_ = node.Step(ctx, msg, len(messages) > 0) // it may have stopped
 			case <-ctx.Done():
 				return
 			}
@@ -387,6 +388,102 @@ func TestDiskThatStallsAndFails(t *testing.T) {
 	_ = log.Close() // it has failed
 }
 
+// Who helps makes a single short write durable himself. Meanwhile the node goes on, and others'
+// writes come behind his; one that fails ends the node.
+func TestWriteOfOnesOwn(t *testing.T) {
+	mem := vfs.NewMem()
+	log, err := storage.Open("/log", storage.Options{ManualCommit: true, SegmentBytes: 1 << 20, FS: mem})
+	require.NoError(t, err)
+	// Its time stands still, so that nobody but the test has something for the core.
+	n, err := Start(Options{Tick: time.Hour, Transport: nowhere{}, Core: core.Config{
+		Self: 1, Nodes: []core.NodeID{1}, Preferred: 1, Quorum: 1, MaxLag: 10, ElectionTicks: 3, ReportTicks: 1, TimeoutTicks: 10_000,
+		Log: log, Rand: rand.New(rand.NewPCG(1, 1)),
+	}})
+	require.NoError(t, err)
+	status := func() core.Status {
+		s, err := n.Status(t.Context())
+		require.NoError(t, err)
+		return s
+	}
+	require.Eventually(t, func() bool {
+		require.NoError(t, n.submit(t.Context(), (*core.Core).Tick))
+		s := status()
+		return s.Role == core.RoleLeader && s.Committed == s.Last
+	}, 30*time.Second, time.Millisecond)
+	disk := make(chan error)      // what becomes of a sync
+	syncs := make(chan bool, 100) // whether who helps does it
+	mem.Inject(func(op vfs.Op, _ string) error {
+		stack := debug.Stack()
+		if op != vfs.OpSync || !bytes.Contains(stack, []byte(".(*Log).commit(")) {
+			return nil // it is no entry's
+		}
+		syncs <- bytes.Contains(stack, []byte(".doOwn("))
+		return <-disk
+	})
+	landed := make(chan int, 100)
+	add := func(i int) (helped chan struct{}) {
+		body := batch.Append(nil, []storage.Record{{Value: []byte("v")}}, 1)
+		a := &core.Append{Body: body, Checksum: batch.Checksum(body), Tag: func(a *core.Append) {
+			if a.Err != nil {
+				i = -i
+			}
+			landed <- i
+		}}
+		require.NoError(t, n.put(t.Context(), func(c *core.Core) { c.Append(a) }))
+		helped = make(chan struct{})
+		go func() {
+			defer close(helped)
+			n.help(true)
+		}()
+		return helped
+	}
+	i := 0
+	// own adds until it is who helps that writes, and not run, which may happen to have the turn.
+	own := func() (helped chan struct{}) {
+		for {
+			i++
+			require.Less(t, i, 1000, "it never does")
+			helped = add(i)
+			if <-syncs {
+				return helped
+			}
+			disk <- nil
+			require.Equal(t, i, <-landed)
+			<-helped
+		}
+	}
+	first := own()
+	<-add(i + 1) // somebody is writing
+	<-add(i + 2)
+	require.Equal(t, core.RoleLeader, status().Role, "the node goes on")
+	select {
+	case <-first:
+		t.Fatal("what was not durable was")
+	default:
+	}
+	disk <- nil
+	<-first
+	for until := i + 2; i <= until; {
+		select {
+		case <-syncs:
+			disk <- nil
+		case next := <-landed:
+			require.Equal(t, i, next)
+			i++
+		}
+	}
+	i--
+
+	last := own()
+	disk <- syscall.EIO
+	<-last
+	<-n.Done()
+	require.ErrorIs(t, n.Err(), syscall.EIO)
+	require.Equal(t, -i, <-landed)
+	mem.Inject(nil)
+	_ = log.Close() // it has failed
+}
+
 // recorder is a transport that keeps what it is to send.
 type recorder struct{ sent []*core.Message }
 
@@ -413,26 +510,26 @@ func TestCommitsWaitForEntries(t *testing.T) {
 	require.Len(t, to.sent, 3)
 }
 
-// Runs become an entry at once when nothing is under way, when they are a good part of what is, or
-// when the first of them has waited.
+// Runs become an entry at once when no others are under way, or few, or when the first of them has
+// waited.
 func TestRipe(t *testing.T) {
 	for _, c := range []struct {
 		runs   int
-		flying int64 // runs included
+		shared int64 // runs included
 		ago    time.Duration
 		want   bool
 	}{
 		{0, 0, time.Hour, false},
 		{0, 9, time.Hour, false},
 		{1, 1, 0, true},
-		{1, 3, 0, true},
-		{1, 4, 0, false},
-		{21, 64, 0, false},
-		{22, 64, 0, true},
+		{1, maxUngathered, 0, true},
+		{1, maxUngathered + 1, 0, false},
+		{63, 64, 0, false},
+		{64, 64, 0, true},
 		{1, 1000, maxGather, true},
 	} {
 		n := &Node{runs: make([]run, c.runs), firstRun: time.Now().Add(-c.ago)}
-		n.flying.Store(c.flying)
+		n.shared.Store(c.shared)
 		require.Equal(t, c.want, n.ripe(), c)
 	}
 }
@@ -465,7 +562,7 @@ func TestRunsDoNotWaitForLong(t *testing.T) {
 		}
 		for i := range flights - 1 {
 			add()
-			if i >= gatherShare { // it is less than that part
+			if i >= maxUngathered { // others are under way
 				require.Equal(t, 1, waiting(), "append %d", i)
 				<-time.After(maxGather)
 			}
@@ -473,9 +570,9 @@ func TestRunsDoNotWaitForLong(t *testing.T) {
 		}
 		// One that is ripe when it comes, and is not any more when somebody sees to it.
 		n.turn.Lock()
-		n.flying.Add(gatherShare - flights)
+		n.shared.Add(maxUngathered - flights)
 		add()
-		n.flying.Add(flights - gatherShare)
+		n.shared.Add(flights - maxUngathered)
 		n.turn.Unlock()
 		<-time.After(maxGather)
 		require.Zero(t, waiting())

@@ -14,10 +14,10 @@ const (
 	// maxRunRecords and maxRunBytes bound the single records that become one entry.
 	maxRunRecords = 4096
 	maxRunBytes   = 4 << 20
-	// gatherShare is which part of the appends that are under way waits at least, and maxGather how
-	// long, to become an entry: see ripe.
-	gatherShare = 3
-	maxGather   = time.Millisecond
+	// maxUngathered is how many runs may be under way for none to wait for others, and maxGather how
+	// long one waits at most: see ripe.
+	maxUngathered = 3
+	maxGather     = time.Millisecond
 )
 
 // run is records that wait to be appended with others.
@@ -50,6 +50,7 @@ func (n *Node) AppendRecords(records []storage.Record, done func(first uint64, a
 	n.records += len(records)
 	n.bytes += size
 	n.flying.Add(1)
+	n.shared.Add(1)
 	if len(n.runs) == 1 {
 		n.firstRun = time.Now()
 	}
@@ -59,17 +60,17 @@ func (n *Node) AppendRecords(records []storage.Record, done func(first uint64, a
 	}
 	n.mu.Unlock()
 	if ripe {
-		n.help()
+		n.help(false)
 	}
 	return true
 }
 
-// ripe says whether the runs that wait are to become an entry: at once, if nothing is under way, or
-// they are a good part of what is; else those that come a little later had better be with them, since
-// an entry costs about as much as thirty records in it. n.mu is held.
+// ripe says whether the runs that wait are to become an entry: at once, if no others are under way, or
+// few; else those that come until these have landed had better be with them, since an entry costs
+// about as much as thirty records in it. n.mu is held.
 func (n *Node) ripe() bool {
-	flying := n.flying.Load()
-	return len(n.runs) > 0 && (gatherShare*int64(len(n.runs)) >= flying || time.Since(n.firstRun) >= maxGather)
+	shared := n.shared.Load()
+	return len(n.runs) > 0 && (shared <= maxUngathered || int64(len(n.runs)) == shared || time.Since(n.firstRun) >= maxGather)
 }
 
 // propose has the core append the records that wait, as one entry.
@@ -98,6 +99,7 @@ func (n *Node) propose(c *core.Core) {
 	body := batch.Append(nil, records, time.Now().UnixMilli())
 	c.Append(&core.Append{Body: body, Checksum: batch.Checksum(body), Tag: func(a *core.Append) {
 		n.flying.Add(int64(-len(runs)))
+		n.shared.Add(int64(-len(runs)))
 		first := a.First
 		for i := range runs {
 			runs[i].done(first, a)

@@ -233,10 +233,10 @@ func (m *Member) open() (_ *life, err error) {
 	early := make(chan struct{}) // closed when there is a node to receive
 	l.peers, err = connectPeers(networkOptions{
 		conf: &o.Conf, self: o.Self, secret: o.Secret, logger: m.logger,
-		receive: func(msg *core.Message) error {
+		receive: func(msg *core.Message, more bool) error {
 			select {
 			case <-early:
-				return l.node.Step(l.ctx, msg)
+				return l.node.Step(l.ctx, msg, more)
 			case <-l.ctx.Done():
 				return l.ctx.Err()
 			}

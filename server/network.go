@@ -38,8 +38,9 @@ type networkOptions struct {
 	self   core.NodeID
 	secret []byte
 	logger *slog.Logger
-	// receive takes a message, and waits while there is no room for it.
-	receive func(m *core.Message) error
+	// receive takes a message, and waits while there is no room for it. More says that another one
+	// has arrived.
+	receive func(m *core.Message, more bool) error
 	// unreachable is told that messages to a node get lost.
 	unreachable func(core.NodeID)
 }
@@ -54,7 +55,7 @@ func connectPeers(o networkOptions) (*peerNetwork, error) {
 	}
 	t, err := transport.New(transport.Options{
 		Self: uint16(o.self), Addresses: addresses, Secret: o.secret, Logger: o.logger,
-		Receive: func(from uint16, f wire.Frame) error {
+		Receive: func(from uint16, f wire.Frame, more bool) error {
 			m, err := core.DecodeMessage(f.Payload)
 			if err != nil {
 				return err
@@ -62,7 +63,7 @@ func connectPeers(o networkOptions) (*peerNetwork, error) {
 			if uint16(m.From) != from {
 				return fmt.Errorf("message of node %d from node %d: %w", m.From, from, core.ErrMessage)
 			}
-			return o.receive(m)
+			return o.receive(m, more)
 		},
 		Unreachable: func(to uint16) { o.unreachable(core.NodeID(to)) },
 	})

@@ -129,7 +129,7 @@ func (t *Transport) receive(dec *wire.Decoder, from uint16, in *incoming) error 
 			if !f.Type.IsPeer() {
 				return unexpected(f, from)
 			}
-			if err := t.o.Receive(from, f); err != nil {
+			if err := t.o.Receive(from, f, dec.Buffered() > 0); err != nil {
 				return err
 			}
 			in.received.Add(1)

@@ -20,7 +20,7 @@ func BenchmarkLoopback(b *testing.B) {
 				b.Fatal(err)
 			}
 			room := make(chan struct{}, window)
-			receiver, err := New(Options{Self: 2, Addresses: map[uint16]string{1: "127.0.0.1:1"}, Receive: func(uint16, wire.Frame) error {
+			receiver, err := New(Options{Self: 2, Addresses: map[uint16]string{1: "127.0.0.1:1"}, Receive: func(uint16, wire.Frame, bool) error {
 				<-room
 				return nil
 			}})
@@ -37,7 +37,7 @@ func BenchmarkLoopback(b *testing.B) {
 					tasks.Go(func() { _ = serve(receiver, conn) })
 				}
 			})
-			sender, err := New(Options{Self: 1, Addresses: map[uint16]string{2: listener.Addr().String()}, Receive: func(uint16, wire.Frame) error { return nil }})
+			sender, err := New(Options{Self: 1, Addresses: map[uint16]string{2: listener.Addr().String()}, Receive: func(uint16, wire.Frame, bool) error { return nil }})
 			if err != nil {
 				b.Fatal(err)
 			}

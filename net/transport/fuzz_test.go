@@ -53,7 +53,7 @@ func FuzzHandshake(f *testing.F) {
 		if secret {
 			o.Secret = []byte("secret")
 		}
-		o.Receive = func(from uint16, fr wire.Frame) error {
+		o.Receive = func(from uint16, fr wire.Frame, _ bool) error {
 			require.False(t, secret)
 			require.EqualValues(t, 1, from)
 			require.True(t, fr.Type.IsPeer())

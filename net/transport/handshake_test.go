@@ -112,7 +112,7 @@ func TestMalformedHandshakes(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				x, y := net.Pipe()
 				result := make(chan error, 1)
-				tr, err := New(Options{Self: 2, Addresses: map[uint16]string{1: "1"}, Dial: nowhere, Receive: func(uint16, wire.Frame) error { return nil }})
+				tr, err := New(Options{Self: 2, Addresses: map[uint16]string{1: "1"}, Dial: nowhere, Receive: func(uint16, wire.Frame, bool) error { return nil }})
 				require.NoError(t, err)
 				go func() {
 					if c.dial {

@@ -1,9 +1,12 @@
 package transport
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -21,12 +24,12 @@ type gate struct {
 	open chan struct{}
 }
 
-func (g *gate) wrap(receive func(uint16, wire.Frame) error) func(uint16, wire.Frame) error {
-	return func(from uint16, f wire.Frame) error {
+func (g *gate) wrap(receive func(uint16, wire.Frame, bool) error) func(uint16, wire.Frame, bool) error {
+	return func(from uint16, f wire.Frame, more bool) error {
 		if f.Type == g.typ {
 			<-g.open
 		}
-		return receive(from, f)
+		return receive(from, f, more)
 	}
 }
 
@@ -214,6 +217,24 @@ func TestStall(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Who receives a frame knows whether more has arrived behind it.
+func TestMoreHasArrived(t *testing.T) {
+	var more []bool
+	tr, err := New(Options{Self: 2, Addresses: map[uint16]string{1: "1"}, Dial: nowhere, Receive: func(_ uint16, _ wire.Frame, m bool) error {
+		more = append(more, m)
+		return nil
+	}})
+	require.NoError(t, err)
+	defer tr.Close()
+	var arrived []byte
+	for range 3 {
+		arrived = append(arrived, slices.Concat(frame(wire.TypeReplicate, "x")...)...)
+	}
+	reads := io.MultiReader(bytes.NewReader(arrived), bytes.NewReader(arrived[:len(arrived)/3]))
+	require.ErrorIs(t, tr.receive(wire.NewDecoder(reads, wire.MaxLargeFrame), 1, &incoming{}), io.EOF)
+	require.Equal(t, []bool{true, true, false, false}, more)
 }
 
 // However long a node is blocked, those that connect to it anew do not pile up, and when it goes

@@ -137,7 +137,7 @@ func (f *fabric) options(n *node, self uint16, others ...uint16) Options {
 	o := Options{
 		Self: self, Addresses: map[uint16]string{}, Dial: f.dial,
 		Logger: slog.New(slog.NewTextHandler(&n.log, nil)),
-		Receive: func(from uint16, fr wire.Frame) error {
+		Receive: func(from uint16, fr wire.Frame, _ bool) error {
 			n.mu.Lock()
 			defer n.mu.Unlock()
 			n.got = append(n.got, got{from, fr.Type, string(fr.Payload)})
@@ -279,7 +279,7 @@ func TestValidate(t *testing.T) {
 	for _, want := range []string{"Self is 0", "node 0", "address of node 2 is empty", "Receive", "MaxQueueBytes", "DialTimeout", "Backoff is", "MaxBackoff is"} {
 		require.ErrorContains(t, err, want)
 	}
-	_, err = New(Options{Self: 1, Addresses: map[uint16]string{1: "x"}, Receive: func(uint16, wire.Frame) error { return nil }})
+	_, err = New(Options{Self: 1, Addresses: map[uint16]string{1: "x"}, Receive: func(uint16, wire.Frame, bool) error { return nil }})
 	require.ErrorContains(t, err, "node 1, which is this one")
 }
 
@@ -290,11 +290,11 @@ func TestReceiveRefuses(t *testing.T) {
 		f.start(a, f.options(a, 1, 2))
 		o := f.options(b, 2, 1)
 		receive := o.Receive
-		o.Receive = func(from uint16, fr wire.Frame) error {
+		o.Receive = func(from uint16, fr wire.Frame, more bool) error {
 			if string(fr.Payload) == "bad" {
 				return errors.New("not that")
 			}
-			return receive(from, fr)
+			return receive(from, fr, more)
 		}
 		f.start(b, o)
 		wait(3 * time.Second)
@@ -352,7 +352,7 @@ func overTCP(t *testing.T, receive func(from uint16, f wire.Frame)) (nodes [2]*T
 		var err error
 		nodes[i], err = New(Options{
 			Self: uint16(1 + i), Addresses: map[uint16]string{uint16(2 - i): listeners[1-i].Addr().String()}, Secret: []byte("secret"),
-			Receive: func(from uint16, f wire.Frame) error {
+			Receive: func(from uint16, f wire.Frame, _ bool) error {
 				receive(from, f)
 				return nil
 			},
