@@ -307,16 +307,22 @@ func TestLongPartition(t *testing.T) {
 			t.Run(fmt.Sprintf("%d nodes, %s", n, name), func(t *testing.T) {
 				withLoad(t, n, quick, func(c *cluster, l *load) {
 					led := c.leader()
+					var away []*node
 					for i := range (n - 1) / 2 {
-						c.isolate((led.id-1+first+i)%n + 1)
+						away = append(away, c.nodes[(led.id-1+first+i)%n])
+						c.isolate(away[i].id)
 					}
 					began := time.Now()
-					c.eventually("the leader, if it is cut off, no leader", func() error {
-						if st, err := led.status(); err != nil || first == 0 && st.Role == "leader" {
-							return fmt.Errorf("status %+v, %v", st, err)
-						}
-						return nil
-					})
+					// The address of the leader that those who are cut off have for clients is that of
+					// a link which is cut, too.
+					for _, a := range away {
+						c.eventually(fmt.Sprintf("node %d knows of no leader", a.id), func() error {
+							if st, err := a.status(); err != nil || st.Cluster.Leader != 0 {
+								return fmt.Errorf("status %+v, %v", st, err)
+							}
+							return nil
+						})
+					}
 					big := strings.Repeat("y", 10_000)
 					l.appendAll(numbered(big, 1000)...)
 					l.more(500)
