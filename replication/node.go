@@ -268,6 +268,9 @@ func (n *Node) help(mayWrite bool) {
 		over := n.over
 		n.turn.Unlock()
 		if own != nil {
+			if over || n.waiting() { // what came while others could not have the turn
+				n.rouse()
+			}
 			n.doOwn(own)
 			continue
 		}

@@ -388,54 +388,91 @@ func TestDiskThatStallsAndFails(t *testing.T) {
 	_ = log.Close() // it has failed
 }
 
-// Who helps makes a single short write durable himself. Meanwhile the node goes on, and others'
-// writes come behind his; one that fails ends the node.
-func TestWriteOfOnesOwn(t *testing.T) {
+// still is a node that is alone, leads, and whose time stands still, so that nobody but the test
+// has something for its core.
+type still struct {
+	*Node
+	disk  chan error // what becomes of a sync of entries
+	syncs chan bool  // for each: does who helps do it?
+}
+
+func startStill(t *testing.T) still {
 	mem := vfs.NewMem()
 	log, err := storage.Open("/log", storage.Options{ManualCommit: true, SegmentBytes: 1 << 20, FS: mem})
 	require.NoError(t, err)
-	// Its time stands still, so that nobody but the test has something for the core.
 	n, err := Start(Options{Tick: time.Hour, Transport: nowhere{}, Core: core.Config{
 		Self: 1, Nodes: []core.NodeID{1}, Preferred: 1, Quorum: 1, MaxLag: 10, ElectionTicks: 3, ReportTicks: 1, TimeoutTicks: 10_000,
 		Log: log, Rand: rand.New(rand.NewPCG(1, 1)),
 	}})
 	require.NoError(t, err)
-	status := func() core.Status {
-		s, err := n.Status(t.Context())
-		require.NoError(t, err)
-		return s
-	}
+	s := still{n, make(chan error), make(chan bool, 100)}
+	t.Cleanup(func() {
+		close(s.disk)
+		n.Stop()
+		_ = log.Close() // it may have failed
+	})
 	require.Eventually(t, func() bool {
 		require.NoError(t, n.submit(t.Context(), (*core.Core).Tick))
-		s := status()
+		s, err := n.Status(t.Context())
+		require.NoError(t, err)
 		return s.Role == core.RoleLeader && s.Committed == s.Last
 	}, 30*time.Second, time.Millisecond)
-	disk := make(chan error)      // what becomes of a sync
-	syncs := make(chan bool, 100) // whether who helps does it
 	mem.Inject(func(op vfs.Op, _ string) error {
 		stack := debug.Stack()
 		if op != vfs.OpSync || !bytes.Contains(stack, []byte(".(*Log).commit(")) {
 			return nil // it is no entry's
 		}
-		syncs <- bytes.Contains(stack, []byte(".doOwn("))
-		return <-disk
+		s.syncs <- bytes.Contains(stack, []byte(".doOwn("))
+		return <-s.disk
 	})
+	return s
+}
+
+// settle waits until nobody has anything to do.
+func (s still) settle(t *testing.T) {
+	require.Eventually(t, func() bool {
+		s.turn.Lock()
+		defer s.turn.Unlock()
+		if s.pending > 0 || len(s.wake) > 0 || s.waiting() || !s.Node.disk.TryLock() {
+			return false
+		}
+		s.Node.disk.Unlock()
+		return true
+	}, 30*time.Second, 100*time.Microsecond)
+}
+
+// append returns an append of a short record.
+func (s still) append() *core.Append {
+	body := batch.Append(nil, []storage.Record{{Value: []byte("v")}}, 1)
+	return &core.Append{Body: body, Checksum: batch.Checksum(body)}
+}
+
+// goHelp has something done beside the test.
+func (still) goHelp(do func()) (done chan struct{}) {
+	done = make(chan struct{})
+	go func() {
+		defer close(done)
+		do()
+	}()
+	return done
+}
+
+// Who helps makes a single short write durable himself. Meanwhile the node goes on, and others'
+// writes come behind his; one that fails ends the node.
+func TestWriteOfOnesOwn(t *testing.T) {
+	s := startStill(t)
+	n, disk, syncs := s.Node, s.disk, s.syncs
 	landed := make(chan int, 100)
 	add := func(i int) (helped chan struct{}) {
-		body := batch.Append(nil, []storage.Record{{Value: []byte("v")}}, 1)
-		a := &core.Append{Body: body, Checksum: batch.Checksum(body), Tag: func(a *core.Append) {
+		a := s.append()
+		a.Tag = func(a *core.Append) {
 			if a.Err != nil {
 				i = -i
 			}
 			landed <- i
-		}}
+		}
 		require.NoError(t, n.put(t.Context(), func(c *core.Core) { c.Append(a) }))
-		helped = make(chan struct{})
-		go func() {
-			defer close(helped)
-			n.help(true)
-		}()
-		return helped
+		return s.goHelp(func() { n.help(true) })
 	}
 	i := 0
 	// own adds until it is who helps that writes, and not run, which may happen to have the turn.
@@ -443,6 +480,7 @@ func TestWriteOfOnesOwn(t *testing.T) {
 		for {
 			i++
 			require.Less(t, i, 1000, "it never does")
+			s.settle(t)
 			helped = add(i)
 			if <-syncs {
 				return helped
@@ -455,7 +493,9 @@ func TestWriteOfOnesOwn(t *testing.T) {
 	first := own()
 	<-add(i + 1) // somebody is writing
 	<-add(i + 2)
-	require.Equal(t, core.RoleLeader, status().Role, "the node goes on")
+	st, err := n.Status(t.Context())
+	require.NoError(t, err, "the node goes on")
+	require.Equal(t, core.RoleLeader, st.Role)
 	select {
 	case <-first:
 		t.Fatal("what was not durable was")
@@ -480,8 +520,77 @@ func TestWriteOfOnesOwn(t *testing.T) {
 	<-n.Done()
 	require.ErrorIs(t, n.Err(), syscall.EIO)
 	require.Equal(t, -i, <-landed)
-	mem.Inject(nil)
-	_ = log.Close() // it has failed
+}
+
+// What comes while a round ends is seen to, though who had the turn goes to the disk.
+func TestNothingWaitsForAWriteOfOnesOwn(t *testing.T) {
+	s := startStill(t)
+	for own, i := false, 0; !own; i++ { // run may happen to have the turn
+		require.Less(t, i, 1000)
+		s.settle(t)
+		seen := make(chan struct{})
+		require.NoError(t, s.put(t.Context(), func(c *core.Core) {
+			a := s.append()
+			a.Tag = func(*core.Append) {}
+			c.Append(a)
+			refused := s.append()
+			refused.Conditional, refused.EndOffset = true, 1<<40
+			refused.Tag = func(*core.Append) { // it is told of behind the write, by who has the turn
+				_ = s.put(t.Context(), func(*core.Core) { close(seen) })
+				s.help(false)
+			}
+			c.Append(refused)
+		}))
+		helped := s.goHelp(func() { s.help(true) })
+		own = <-s.syncs
+		select {
+		case <-seen:
+		case <-time.After(20 * time.Second):
+			t.Error("it waits for the disk")
+		}
+		s.disk <- nil
+		<-helped
+	}
+}
+
+// Whether who brings a message may make a short write durable himself.
+func TestWhoMayWrite(t *testing.T) {
+	s := startStill(t)
+	message := func(typ raftpb.MessageType) *core.Message { // it makes no sense, and does no harm
+		return &core.Message{Kind: core.KindRaft, From: 9, To: 1, Raft: &raftpb.Message{Type: typ.Enum()}}
+	}
+	for _, c := range []struct {
+		name string
+		typ  raftpb.MessageType
+		more bool
+		size int
+		want bool
+	}{
+		{"entries", raftpb.MsgApp, false, 10, true},
+		{"entries, and more at hand", raftpb.MsgApp, true, 10, false},
+		{"urgent", raftpb.MsgHeartbeat, false, 10, false},
+		{"an answer", raftpb.MsgAppResp, false, 10, false},
+		{"a long write", raftpb.MsgApp, false, maxOwn, false},
+	} {
+		own := false
+		for i := 0; i < 20 && !own; i++ { // run may happen to have the turn
+			s.settle(t)
+			a := s.append()
+			if c.size > 10 {
+				a.Body = batch.Append(nil, []storage.Record{{Value: make([]byte, c.size)}}, 1)
+				a.Checksum = batch.Checksum(a.Body)
+			}
+			landed := make(chan error, 1)
+			a.Tag = func(a *core.Append) { landed <- a.Err }
+			require.NoError(t, s.put(t.Context(), func(c *core.Core) { c.Append(a) }))
+			stepped := s.goHelp(func() { _ = s.Step(t.Context(), message(c.typ), c.more) })
+			own = <-s.syncs
+			s.disk <- nil
+			require.NoError(t, <-landed)
+			<-stepped
+		}
+		require.Equal(t, c.want, own, c.name)
+	}
 }
 
 // recorder is a transport that keeps what it is to send.
@@ -510,8 +619,8 @@ func TestCommitsWaitForEntries(t *testing.T) {
 	require.Len(t, to.sent, 3)
 }
 
-// Runs become an entry at once when no others are under way, or few, or when the first of them has
-// waited.
+// Runs become an entry at once when no it is less than that part, when they are a good part of what is, or
+// when the first of them has waited.
 func TestRipe(t *testing.T) {
 	for _, c := range []struct {
 		runs   int
@@ -522,10 +631,10 @@ func TestRipe(t *testing.T) {
 		{0, 0, time.Hour, false},
 		{0, 9, time.Hour, false},
 		{1, 1, 0, true},
-		{1, maxUngathered, 0, true},
-		{1, maxUngathered + 1, 0, false},
-		{63, 64, 0, false},
-		{64, 64, 0, true},
+		{1, 3, 0, true},
+		{1, 4, 0, false},
+		{21, 64, 0, false},
+		{22, 64, 0, true},
 		{1, 1000, maxGather, true},
 	} {
 		n := &Node{runs: make([]run, c.runs), firstRun: time.Now().Add(-c.ago)}
@@ -562,7 +671,7 @@ func TestRunsDoNotWaitForLong(t *testing.T) {
 		}
 		for i := range flights - 1 {
 			add()
-			if i >= maxUngathered { // others are under way
+			if i >= gatherShare { // it is less than that part
 				require.Equal(t, 1, waiting(), "append %d", i)
 				<-time.After(maxGather)
 			}
@@ -570,9 +679,9 @@ func TestRunsDoNotWaitForLong(t *testing.T) {
 		}
 		// One that is ripe when it comes, and is not any more when somebody sees to it.
 		n.turn.Lock()
-		n.shared.Add(maxUngathered - flights)
+		n.shared.Add(gatherShare - flights)
 		add()
-		n.shared.Add(flights - maxUngathered)
+		n.shared.Add(flights - gatherShare)
 		n.turn.Unlock()
 		<-time.After(maxGather)
 		require.Zero(t, waiting())

@@ -14,10 +14,10 @@ const (
 	// maxRunRecords and maxRunBytes bound the single records that become one entry.
 	maxRunRecords = 4096
 	maxRunBytes   = 4 << 20
-	// maxUngathered is how many runs may be under way for none to wait for others, and maxGather how
-	// long one waits at most: see ripe.
-	maxUngathered = 3
-	maxGather     = time.Millisecond
+	// gatherShare is which part of the runs that are under way waits at least, and maxGather how long,
+	// to become an entry: see ripe.
+	gatherShare = 3
+	maxGather   = time.Millisecond
 )
 
 // run is records that wait to be appended with others.
@@ -66,11 +66,11 @@ func (n *Node) AppendRecords(records []storage.Record, done func(first uint64, a
 }
 
 // ripe says whether the runs that wait are to become an entry: at once, if no others are under way, or
-// few; else those that come until these have landed had better be with them, since an entry costs
-// about as much as thirty records in it. n.mu is held.
+// they are a good part of what is; else those that come a little later had better be with them, since
+// an entry costs about as much as thirty records in it. n.mu is held.
 func (n *Node) ripe() bool {
 	shared := n.shared.Load()
-	return len(n.runs) > 0 && (shared <= maxUngathered || int64(len(n.runs)) == shared || time.Since(n.firstRun) >= maxGather)
+	return len(n.runs) > 0 && (gatherShare*int64(len(n.runs)) >= shared || time.Since(n.firstRun) >= maxGather)
 }
 
 // propose has the core append the records that wait, as one entry.

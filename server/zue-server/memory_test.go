@@ -17,14 +17,14 @@ func TestTuneCollector(t *testing.T) {
 	debug.SetMemoryLimit(math.MaxInt64)
 	t.Setenv("GOGC", "")
 	t.Setenv("GOMEMLIMIT", "")
-	tuneCollector(256 << 20)
-	require.EqualValues(t, 1536<<20, debug.SetMemoryLimit(-1))
+	tuneCollector(3, 0)
+	require.EqualValues(t, 3*4608<<20, debug.SetMemoryLimit(-1))
 	require.Equal(t, collectAt, debug.SetGCPercent(100))
 
 	debug.SetMemoryLimit(math.MaxInt64)
 	t.Setenv("GOGC", "100") // Go itself has read it, as the program began
 	t.Setenv("GOMEMLIMIT", "off")
-	tuneCollector(256 << 20)
+	tuneCollector(1, 256<<20)
 	require.EqualValues(t, math.MaxInt64, debug.SetMemoryLimit(-1))
 	require.Equal(t, 100, debug.SetGCPercent(100))
 }
