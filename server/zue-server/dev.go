@@ -67,7 +67,6 @@ kept: with its cluster.conf and data directories the nodes can be run as servers
 			if err := d.read(stderr); err != nil {
 				return faultError{err}
 			}
-			tuneCollector(int64(d.nodes), 0)
 			return d.run(cmd.Context())
 		},
 	}

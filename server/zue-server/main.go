@@ -121,9 +121,7 @@ Sizes: 64MiB is 64 times 1024 times 1024 bytes (KiB, MiB, GiB; Ki, Mi, Gi), 64MB
 bytes, key and value together.
 
 Each flag can be given in the environment, too: ZUE_SYNC for --sync, ZUE_SEGMENT_SIZE for
---segment-size, and so on. The command line counts more; an empty variable counts as none.
-GOGC and GOMEMLIMIT are Go's own, for its garbage collector; the defaults here are %d, and 4 GiB
-and twice --max-request-memory.`, wire.MaxRecord, collectAt),
+--segment-size, and so on. The command line counts more; an empty variable counts as none.`, wire.MaxRecord),
 		Example: `  zue-server 9000 ./data
   zue-server 9000 /var/lib/zue --listen 0.0.0.0 --sync interval=50ms
   zue-server 9001 /var/lib/zue /etc/zue/cluster.conf 1 --cluster-secret-file /etc/zue/secret`,
@@ -140,7 +138,6 @@ and twice --max-request-memory.`, wire.MaxRecord, collectAt),
 			if err := c.read(args, cmd.Flags(), stderr); err != nil {
 				return faultError{err}
 			}
-			tuneCollector(1, int64(c.requestMemory))
 			if c.cluster != nil {
 				return serveMember(cmd.Context(), c)
 			}
