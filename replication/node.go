@@ -271,7 +271,7 @@ func (n *Node) help(mayWrite bool) {
 			if over || n.waiting() { // what came while others could not have the turn
 				n.rouse()
 			}
-			n.doOwn(own)
+			n.doAlone(own)
 			continue
 		}
 		if over {
@@ -284,8 +284,8 @@ func (n *Node) help(mayWrite bool) {
 	n.rouse()
 }
 
-// doOwn does a write that handOut has left to the caller, and n.disk with it.
-func (n *Node) doOwn(w *core.Write) {
+// doAlone does a write that no other is begun beside. The caller has n.disk, which is let go of.
+func (n *Node) doAlone(w *core.Write) {
 	defer n.disk.Unlock()
 	if n.failed == nil {
 		n.failed = w.Do(n.log)
@@ -377,15 +377,15 @@ func (n *Node) carryOut(c *core.Core, mayWrite bool) (own *core.Write) {
 func (n *Node) send(c *core.Core, messages []*core.Message) {
 	now := messages[:0]
 	for _, m := range messages {
-		isApp := isApp(m)
+		app := isApp(m)
 		switch {
-		case isApp && len(m.Raft.GetEntries()) == 0:
+		case app && len(m.Raft.GetEntries()) == 0:
 			if len(n.late) == 0 {
 				n.lateBy.Reset(commitDelay)
 			}
 			n.late[m.To] = m
 			continue
-		case isApp:
+		case app:
 			delete(n.late, m.To)
 		}
 		if f := n.feeds[m.To]; f != nil && !m.Urgent() && (m.Stored() || f.waiting.Load() > 0) {
@@ -556,10 +556,8 @@ func (n *Node) store() {
 			switch {
 			case n.failed != nil:
 			case len(begun) == 0 && len(writes) == 0: // there is nothing to begin meanwhile
-				n.failed = next.Do(n.log)
-				n.done <- finished{next, n.failed}
+				n.doAlone(next)
 				next = nil
-				n.disk.Unlock()
 				n.help(false)
 				continue
 			default:

@@ -422,7 +422,7 @@ func startStill(t *testing.T) still {
 		if op != vfs.OpSync || !bytes.Contains(stack, []byte(".(*Log).commit(")) {
 			return nil // it is no entry's
 		}
-		s.syncs <- bytes.Contains(stack, []byte(".doOwn("))
+		s.syncs <- bytes.Contains(stack, []byte(".(*Node).help("))
 		return <-s.disk
 	})
 	return s
@@ -447,8 +447,8 @@ func (s still) append() *core.Append {
 	return &core.Append{Body: body, Checksum: batch.Checksum(body)}
 }
 
-// goHelp has something done beside the test.
-func (still) goHelp(do func()) (done chan struct{}) {
+// beside has something done beside the test.
+func beside(do func()) (done chan struct{}) {
 	done = make(chan struct{})
 	go func() {
 		defer close(done)
@@ -472,7 +472,7 @@ func TestWriteOfOnesOwn(t *testing.T) {
 			landed <- i
 		}
 		require.NoError(t, n.put(t.Context(), func(c *core.Core) { c.Append(a) }))
-		return s.goHelp(func() { n.help(true) })
+		return beside(func() { n.help(true) })
 	}
 	i := 0
 	// own adds until it is who helps that writes, and not run, which may happen to have the turn.
@@ -541,7 +541,7 @@ func TestNothingWaitsForAWriteOfOnesOwn(t *testing.T) {
 			}
 			c.Append(refused)
 		}))
-		helped := s.goHelp(func() { s.help(true) })
+		helped := beside(func() { s.help(true) })
 		own = <-s.syncs
 		select {
 		case <-seen:
@@ -583,7 +583,7 @@ func TestWhoMayWrite(t *testing.T) {
 			landed := make(chan error, 1)
 			a.Tag = func(a *core.Append) { landed <- a.Err }
 			require.NoError(t, s.put(t.Context(), func(c *core.Core) { c.Append(a) }))
-			stepped := s.goHelp(func() { _ = s.Step(t.Context(), message(c.typ), c.more) })
+			stepped := beside(func() { _ = s.Step(t.Context(), message(c.typ), c.more) })
 			own = <-s.syncs
 			s.disk <- nil
 			require.NoError(t, <-landed)
@@ -619,7 +619,7 @@ func TestCommitsWaitForEntries(t *testing.T) {
 	require.Len(t, to.sent, 3)
 }
 
-// Runs become an entry at once when no it is less than that part, when they are a good part of what is, or
+// Runs become an entry at once when no others are under way, when they are a good part of what is, or
 // when the first of them has waited.
 func TestRipe(t *testing.T) {
 	for _, c := range []struct {

@@ -66,7 +66,7 @@ type Options struct {
 	// each node and lane. Its types are those of [wire.Type.IsPeer]. The payload is valid until
 	// Receive returns. While it blocks, that lane is not read from; the other node gives the
 	// connection up after 10 s, and makes another one. An error closes the connection. It must
-	// return when Close is called, or Close would wait for it: for a disk, perhaps. More says that another frame, or
+	// return when Close is called, or Close would wait for it. More says that another frame, or
 	// the beginning of one, has arrived on that lane already.
 	Receive func(from uint16, f wire.Frame, more bool) error
 	// Unreachable is called when a connection to a node was lost, or could not be made, or
