@@ -81,17 +81,13 @@ type Node struct {
 	once   sync.Once
 	tasks  sync.WaitGroup
 	damage atomic.Int64 // see Damage
-	flying atomic.Int64 // appends that have no outcome yet
-	shared atomic.Int64 // of them, runs
+	flying atomic.Int64 // appends that have no outcome yet; of runs, the entries that they became
 	feeds  map[core.NodeID]*feed
 	pace   pace
 
-	mu       sync.Mutex
-	firstRun time.Time // when the first of runs came
-	runs     []run     // that wait to become an entry
-	records  int       // in them
-	bytes    int       // of them
-	err      error     // why it has ended
+	mu        sync.Mutex
+	gathering gathering
+	err       error // why it has ended
 
 	endFeeds func()
 	gatherBy *time.Timer // when runs that wait are ripe
@@ -308,7 +304,7 @@ func (n *Node) waiting() bool {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.ripe()
+	return n.gathering.ripe(time.Now())
 }
 
 // round has the core take all that is at hand, so that it shares a write and a message, and does

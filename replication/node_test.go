@@ -619,30 +619,6 @@ func TestCommitsWaitForEntries(t *testing.T) {
 	require.Len(t, to.sent, 3)
 }
 
-// Runs become an entry at once when no others are under way, when they are a good part of what is, or
-// when the first of them has waited.
-func TestRipe(t *testing.T) {
-	for _, c := range []struct {
-		runs   int
-		shared int64 // runs included
-		ago    time.Duration
-		want   bool
-	}{
-		{0, 0, time.Hour, false},
-		{0, 9, time.Hour, false},
-		{1, 1, 0, true},
-		{1, 3, 0, true},
-		{1, 4, 0, false},
-		{21, 64, 0, false},
-		{22, 64, 0, true},
-		{1, 1000, maxGather, true},
-	} {
-		n := &Node{runs: make([]run, c.runs), firstRun: time.Now().Add(-c.ago)}
-		n.shared.Store(c.shared)
-		require.Equal(t, c.want, n.ripe(), c)
-	}
-}
-
 // Runs that wait for others to come become an entry in time, though none comes and nothing lands,
 // whether they wait from the first moment on or were to become one at once.
 func TestRunsDoNotWaitForLong(t *testing.T) {
@@ -667,7 +643,7 @@ func TestRunsDoNotWaitForLong(t *testing.T) {
 			synctest.Wait()
 			n.mu.Lock()
 			defer n.mu.Unlock()
-			return len(n.runs)
+			return len(n.gathering.runs)
 		}
 		for i := range flights - 1 {
 			add()
@@ -679,9 +655,9 @@ func TestRunsDoNotWaitForLong(t *testing.T) {
 		}
 		// One that is ripe when it comes, and is not any more when somebody sees to it.
 		n.turn.Lock()
-		n.shared.Add(gatherShare - flights)
+		n.gathering.flying += gatherShare - flights
 		add()
-		n.shared.Add(flights - gatherShare)
+		n.gathering.flying += flights - gatherShare
 		n.turn.Unlock()
 		<-time.After(maxGather)
 		require.Zero(t, waiting())
