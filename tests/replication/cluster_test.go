@@ -299,16 +299,23 @@ func (c *cluster) standing() (all []wire.Status, err error) {
 }
 
 // values returns all that the node has, by offset, which must begin with 0.
-func (n *node) values() (values []string) {
+func (n *node) values() []string {
 	n.t.Helper()
 	ctx, cancel := context.WithTimeout(n.t.Context(), patience)
 	defer cancel()
-	c := n.only()
-	st, err := c.Status(ctx)
+	st, err := n.only().Status(ctx)
 	require.NoError(n.t, err)
-	tail := c.Tail(0, client.TailOptions{})
+	return n.valuesBelow(st.CommittedOffset)
+}
+
+// valuesBelow returns the values of the records below end.
+func (n *node) valuesBelow(end uint64) (values []string) {
+	n.t.Helper()
+	ctx, cancel := context.WithTimeout(n.t.Context(), patience)
+	defer cancel()
+	tail := n.only().Tail(0, client.TailOptions{})
 	defer tail.Close()
-	for uint64(len(values)) < st.CommittedOffset {
+	for uint64(len(values)) < end {
 		require.True(n.t, tail.Next(ctx), "node %d, offset %d: %v", n.id, len(values), tail.Err())
 		rec := tail.Record()
 		require.EqualValues(n.t, len(values), rec.Offset)
