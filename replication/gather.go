@@ -35,34 +35,45 @@ type run struct {
 	done    func(first uint64, a *core.Append)
 }
 
+// entry is runs that have become one.
+type entry struct {
+	runs    []run
+	records int // in them
+	begun   time.Time
+	waited  time.Duration // by all of them, until then
+}
+
 // gathering is runs that wait to become an entry, and what is known of those that have become one.
 type gathering struct {
 	runs    []run
-	records int       // in them
-	bytes   int       // of them
-	first   time.Time // when the first of them came
-	flying  int       // runs that have become entries without an outcome yet
+	records int           // in them
+	bytes   int           // of them
+	first   time.Time     // when the first of them came
+	after   time.Duration // how much later the others did, all together
+	crowded bool          // one has come that there was no room for
 
+	flying int       // runs that have become entries without an outcome yet
 	away   int       // callers who were answered last, and are not back
 	landed time.Time // when they were
 
 	trial trial
 }
 
-// full says whether there is no room for a run.
-func (g *gathering) full(records, bytes int) bool {
-	return len(g.runs) > 0 && (g.records+records > maxRunRecords || g.bytes+bytes > maxRunBytes)
-}
-
-// add takes a run of so many bytes.
-func (g *gathering) add(r run, bytes int, now time.Time) {
+// add takes a run of so many bytes, if there is room for it.
+func (g *gathering) add(r run, bytes int, now time.Time) bool {
+	g.away = max(g.away-1, 0)
+	if len(g.runs) > 0 && (g.records+len(r.records) > maxRunRecords || g.bytes+bytes > maxRunBytes) {
+		g.crowded = true
+		return false
+	}
 	if len(g.runs) == 0 {
 		g.first = now
 	}
 	g.runs = append(g.runs, r)
 	g.records += len(r.records)
 	g.bytes += bytes
-	g.away = max(g.away-1, 0)
+	g.after += now.Sub(g.first)
+	return true
 }
 
 // ripe says whether the runs are to become an entry.
@@ -71,6 +82,8 @@ func (g *gathering) ripe(now time.Time) bool {
 	switch {
 	case waiting == 0:
 		return false
+	case g.crowded:
+		return true
 	case g.trial.patient:
 		return g.flying == 0 && (g.away == 0 || now.Sub(g.landed) >= maxReturn) || now.Sub(g.first) >= maxPatience
 	default:
@@ -78,7 +91,7 @@ func (g *gathering) ripe(now time.Time) bool {
 	}
 }
 
-// wait is after which time they will be ripe, if nothing happens.
+// wait is after which time they will be ripe, if nothing happens and they are not.
 func (g *gathering) wait(now time.Time) time.Duration {
 	at := g.first.Add(maxGather)
 	if g.trial.patient {
@@ -91,129 +104,158 @@ func (g *gathering) wait(now time.Time) time.Duration {
 }
 
 // take has the runs become an entry.
-func (g *gathering) take() (runs []run, records int) {
-	runs, records = g.runs, g.records
-	g.flying += len(runs)
-	g.runs, g.records, g.bytes = nil, 0, 0
-	return runs, records
+func (g *gathering) take(now time.Time) *entry {
+	n := len(g.runs)
+	e := &entry{runs: g.runs, records: g.records, begun: now, waited: time.Duration(n)*now.Sub(g.first) - g.after}
+	g.flying += n
+	g.runs, g.records, g.bytes, g.after, g.crowded = nil, 0, 0, 0, false
+	return e
 }
 
-// land is told that an entry of so many runs has its outcome.
-func (g *gathering) land(runs int, now time.Time) {
+// land is told that an entry has its outcome, and whether that is that it was appended.
+func (g *gathering) land(e *entry, appended bool, now time.Time) {
 	if now.Sub(g.landed) >= maxReturn {
 		g.away = 0 // they are not expected any more
 	}
-	g.flying -= runs
-	g.away += runs
+	n := len(e.runs)
+	g.flying -= n
+	g.away += n
 	g.landed = now
+	if appended {
+		g.trial.land(e, n+g.flying+len(g.runs), now)
+	}
 }
 
 const (
-	// A trial has trialWindows, in which it is gone about in the one way and in the other in turns. In each,
-	// windowRuns runs land, so that chance decides nothing, and windowTrips times as much passes as an entry
-	// takes; before it settleTrips times as much, which does not count.
+	// A trial has trialWindows, in which it is gone about in the one way and in the other in turns. In each
+	// windowRuns runs land at least, and windowTrips times as much passes as an entry takes; before it
+	// settleTrips times as much, which does not count. When one lasts longer than maxWindow, or nothing
+	// lands for as long as trialLull, the trial says nothing.
 	trialWindows = 8
 	windowRuns   = 250
-	windowTrips  = 16
+	windowTrips  = 8
 	settleTrips  = 4
-	// trialPause is how many times as long as a trial it is until the next one, and maxPause how long at
-	// most.
+	maxWindow    = time.Second
+	trialLull    = 100 * time.Millisecond
+	// trialPause is how many times as long as a trial it is until the next one, if that is in turn.
 	trialPause = 20
-	maxPause   = time.Minute
 	// trialGain is how many times more must land in the patient way for it to be chosen, and trialKeep
 	// for it to be kept: it is the one that makes callers wait.
-	trialGain = 1.15
+	trialGain = 1.1
 	trialKeep = 1.05
 	// trialLoad is how many times more, or less, must be under way for a trial out of turn, and
 	// trialLeast how much for any: with one run at a time both ways are the same.
 	trialLoad  = 4
 	trialLeast = 1.5
-	// trialLull is after how much time in which nothing lands a trial says nothing.
-	trialLull = 100 * time.Millisecond
 )
 
-// trial finds out, again and again, whether more runs land when they are gathered patiently.
+// trial finds out, again and again, whether it is better to be patient: whether more runs land then, and
+// none the later. The former alone might be chance, if there was more to do in the one window than in
+// the other; and if callers do not come back the sooner, they are to have their answers soon.
 type trial struct {
 	patient bool    // how it is gone about now
 	chosen  bool    // and while no trial is on
 	load    float64 // how many runs are under way, smoothed
 	last    time.Time
 
-	windows int // that are left of the trial that is on; 0: none is
-	start   time.Time
-	from    time.Time // when what lands in the window begins to count
-	runs    int       // that have landed since
-	counted [2]tally  // of the eager windows, and of the patient ones
+	windows  int // that are left of the trial that is on; 0: none is
+	start    time.Time
+	from     time.Time // when what lands in the window begins to count
+	settling bool      // nothing has landed since then
+	window   tally
+	counted  [2]tally // of the eager windows, and of the patient ones
 
 	next     time.Time // when there is to be another trial
 	loadThen float64   // load at the end of the last one
 }
 
-// tally is how many runs have landed in which time.
+// tally is of runs that have landed.
 type tally struct {
 	runs  int
-	spent time.Duration
+	spent time.Duration // until they had
+	took  time.Duration // by all of them, from when they came
 }
 
+func (t *tally) add(u tally) {
+	t.runs += u.runs
+	t.spent += u.spent
+	t.took += u.took
+}
+
+// rate is how many land in a second.
 func (t *tally) rate() float64 { return float64(t.runs) / t.spent.Seconds() }
 
-// land is told of runs that have landed, of how many were under way, and of how long they took.
-func (t *trial) land(runs, load int, took time.Duration, now time.Time) {
+// mean is how many seconds each takes.
+func (t *tally) mean() float64 { return t.took.Seconds() / float64(t.runs) }
+
+// land is told of an entry that has landed, and of how many runs were under way.
+func (t *trial) land(e *entry, load int, now time.Time) {
 	t.load += (float64(load) - t.load) / 8
 	lull := now.Sub(t.last) > trialLull
 	t.last = now
 	switch {
-	case t.windows == 0 && t.due(now):
+	case t.windows > 0:
+		t.tryOn(e, lull, now)
+	case t.load <= trialLeast:
+		t.end(false, now)
+	case !now.Before(t.next), t.load > trialLoad*t.loadThen, t.loadThen > trialLoad*t.load:
 		t.start, t.windows, t.counted = now, trialWindows, [2]tally{}
-		t.turn(took, now)
-	case t.windows > 0 && lull:
-		t.end(now)
-	case t.windows > 0 && !now.Before(t.from):
-		t.runs += runs
-		if spent := now.Sub(t.from); t.runs >= windowRuns && spent >= windowTrips*took {
-			t.count(spent)
-			if t.windows--; t.windows > 0 {
-				t.turn(took, now)
-			} else {
-				t.choose()
-				t.end(now)
-			}
-		}
+		t.turn(now.Sub(e.begun), now)
 	}
 }
 
-// due says whether there is to be a trial.
-func (t *trial) due(now time.Time) bool {
-	return t.load > trialLeast && (!now.Before(t.next) || t.load > trialLoad*t.loadThen || t.loadThen > trialLoad*t.load)
+// tryOn is land while a trial is on.
+func (t *trial) tryOn(e *entry, lull bool, now time.Time) {
+	took := now.Sub(e.begun)
+	switch {
+	case lull, now.Sub(t.from) > maxWindow:
+		t.end(false, now)
+		return
+	case now.Before(t.from):
+		return
+	case t.settling: // the time that this entry took is not of the window
+		t.from, t.settling = now, false
+		return
+	}
+	n := len(e.runs)
+	t.window.add(tally{runs: n, took: e.waited + time.Duration(n)*took})
+	t.window.spent = now.Sub(t.from)
+	if t.window.runs < windowRuns || t.window.spent < windowTrips*took {
+		return
+	}
+	way := 0
+	if t.patient {
+		way = 1
+	}
+	t.counted[way].add(t.window)
+	if t.windows == 1 {
+		t.end(t.patience(), now)
+		return
+	}
+	t.windows--
+	t.turn(took, now)
 }
 
 // turn begins a window of the other way.
 func (t *trial) turn(took time.Duration, now time.Time) {
 	t.patient = !t.patient
-	t.from, t.runs = now.Add(settleTrips*took), 0
+	t.from, t.settling, t.window = now.Add(settleTrips*took), true, tally{}
 }
 
-// count counts a window.
-func (t *trial) count(spent time.Duration) {
-	c := &t.counted[0]
-	if t.patient {
-		c = &t.counted[1]
-	}
-	c.runs += t.runs
-	c.spent += spent
-}
-
-// choose chooses the way that has more runs land.
-func (t *trial) choose() {
+// patience says whether the patient way is the better one.
+func (t *trial) patience() bool {
 	gain := trialGain
 	if t.chosen {
 		gain = trialKeep
 	}
-	t.chosen = t.counted[1].rate() > gain*t.counted[0].rate()
+	eager, patient := &t.counted[0], &t.counted[1]
+	return patient.rate() > gain*eager.rate() && patient.mean() <= eager.mean()
 }
 
-// end ends a trial.
-func (t *trial) end(now time.Time) {
-	t.windows, t.patient = 0, t.chosen
-	t.next, t.loadThen = now.Add(min(trialPause*now.Sub(t.start), maxPause)), t.load
+// end ends a trial, if one is on, with what is chosen.
+func (t *trial) end(patient bool, now time.Time) {
+	if t.windows > 0 {
+		t.next = now.Add(trialPause * now.Sub(t.start))
+	}
+	t.windows, t.chosen, t.patient, t.loadThen = 0, patient, patient, t.load
 }

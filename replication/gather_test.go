@@ -2,15 +2,21 @@ package replication
 
 import (
 	"cmp"
+	"context"
 	"math/rand/v2"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/zue-log/zue/replication/core"
 	"github.com/zue-log/zue/storage"
+	"github.com/zue-log/zue/storage/batch"
+	"github.com/zue-log/zue/storage/vfs"
 )
 
 // bench is callers who append to a model of a cluster, in simulated time.
@@ -20,15 +26,14 @@ type bench struct {
 	now    time.Time
 	events []event // the next one is the last
 
-	serial  time.Duration // of an entry: what no other may share, as a sync or the CPU's time
-	flight  time.Duration // of an entry: what others may, as the way through the network
-	back    func() time.Duration
-	timer   int       // which one is set
-	always  bool      // eagerly: there are no trials
-	free    time.Time // when the next entry's serial part may begin
-	entries int
-	landed  int           // runs
-	taken   time.Duration // by all of them
+	serial time.Duration        // of an entry: what no other may share, as a sync or the CPU's time
+	flight time.Duration        // of an entry: what others may, as the way through the network
+	back   func() time.Duration // negative: never
+	timer  int                  // which one is set
+	always bool                 // eagerly: there are no trials
+	free   time.Time            // when the next entry's serial part may begin
+	landed int                  // runs
+	taken  time.Duration        // by all of them
 }
 
 type event struct {
@@ -50,7 +55,7 @@ func (b *bench) begin(n int) {
 }
 
 func (b *bench) call() {
-	b.g.add(run{records: make([]storage.Record, 1)}, 100, b.now)
+	require.True(b.t, b.g.add(run{records: make([]storage.Record, 1)}, 100, b.now))
 	b.see()
 }
 
@@ -63,8 +68,9 @@ func (b *bench) see() {
 	}
 	if !g.ripe(b.now) {
 		wait := g.wait(b.now)
-		require.Positive(b.t, wait)
-		require.LessOrEqual(b.t, wait, maxPatience)
+		if wait <= 0 || wait > maxPatience {
+			b.t.Fatalf("not ripe, wait %v", wait)
+		}
 		b.timer++
 		timer := b.timer
 		b.after(wait, func() {
@@ -74,24 +80,19 @@ func (b *bench) see() {
 		})
 		return
 	}
-	first, begun := g.first, b.now
-	runs, records := g.take()
-	require.Len(b.t, runs, records)
-	b.entries++
+	e := g.take(b.now)
 	if b.free.Before(b.now) {
 		b.free = b.now
 	}
 	b.free = b.free.Add(b.serial)
 	b.after(b.free.Sub(b.now)+b.flight, func() {
-		b.landed += len(runs)
-		b.taken += time.Duration(len(runs)) * b.now.Sub(first)
-		g.land(len(runs), b.now)
-		if !b.always {
-			g.trial.land(len(runs), len(runs)+g.flying+len(g.runs), b.now.Sub(begun), b.now)
-		}
-		require.GreaterOrEqual(b.t, g.flying, 0)
-		for range runs {
-			b.after(b.back(), b.call)
+		b.landed += len(e.runs)
+		b.taken += e.waited + time.Duration(len(e.runs))*b.now.Sub(e.begun)
+		g.land(e, !b.always, b.now)
+		for range e.runs {
+			if d := b.back(); d >= 0 {
+				b.after(d, b.call)
+			}
 		}
 		b.see()
 	})
@@ -100,7 +101,7 @@ func (b *bench) see() {
 // run lets time pass, and returns how many runs landed in a second, and how long they took.
 func (b *bench) run(d time.Duration) (rate float64, took time.Duration) {
 	end := b.now.Add(d)
-	b.landed, b.taken, b.entries = 0, 0, 0
+	b.landed, b.taken = 0, 0
 	for n := len(b.events) - 1; n >= 0 && b.events[n].at.Before(end); n = len(b.events) - 1 {
 		e := b.events[n]
 		b.events = b.events[:n]
@@ -109,6 +110,44 @@ func (b *bench) run(d time.Duration) (rate float64, took time.Duration) {
 	}
 	b.now = end
 	return float64(b.landed) / d.Seconds(), b.taken / time.Duration(max(b.landed, 1))
+}
+
+// try has trials, one right behind the other, for so long, and returns how often which way was found to be
+// the better one.
+func (b *bench) try(n int) (eager, patient int) {
+	for range n {
+		b.g.trial.next = b.now
+		for began, last := b.now, b.g.trial.start; b.g.trial.start.Equal(last); b.run(5 * time.Millisecond) {
+			require.Less(b.t, b.now.Sub(began), time.Minute)
+		}
+		b.rest()
+		if b.g.trial.chosen {
+			patient++
+		} else {
+			eager++
+		}
+		b.g.trial.end(false, b.now)
+	}
+	return eager, patient
+}
+
+// rest lets time pass until no trial is on.
+func (b *bench) rest() {
+	for began := b.now; b.g.trial.windows > 0; b.run(5 * time.Millisecond) {
+		require.Less(b.t, b.now.Sub(began), time.Minute)
+	}
+}
+
+// share is the part of the time in the patient way.
+func (b *bench) share(d time.Duration) float64 {
+	n, patient := 0, 0
+	for end := b.now.Add(d); b.now.Before(end); b.run(2 * time.Millisecond) {
+		n++
+		if b.g.trial.patient {
+			patient++
+		}
+	}
+	return float64(patient) / float64(n)
 }
 
 // fixed is the time to come back of those who always take as long, but for a fifth.
@@ -139,26 +178,26 @@ func TestTheFasterWayIsFound(t *testing.T) {
 		{"a network that takes long", 64, 10 * us, time.Millisecond, fixed(rng, time.Millisecond), false},
 		{"callers who think, as long as it takes", 64, 10 * us, 500 * us, thinking(rng, 500*us), false},
 		{"callers who think longer", 64, 50 * us, 500 * us, thinking(rng, 5*time.Millisecond), false},
-		{"one caller", 1, 100 * us, 100 * us, fixed(rng, 10*us), false},
+		{"very many callers who think", 2000, 10 * us, 200 * us, thinking(rng, 20*time.Millisecond), false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b := &bench{t: t, serial: c.serial, flight: c.flight, back: c.back}
 			b.begin(c.callers)
-			eager := &bench{t: t, serial: c.serial, flight: c.flight, back: c.back, always: true}
-			eager.begin(c.callers)
-			for range 5 { // it is found each time
-				b.g.trial.next = b.now
-				b.run(100 * time.Millisecond)
-				for b.g.trial.windows > 0 {
-					b.run(100 * time.Millisecond)
-				}
-				require.Equal(t, c.patient, b.g.trial.chosen)
-			}
-			rate, took := b.run(2 * time.Second)
-			rateThen, tookThen := eager.run(2 * time.Second)
+			b.run(100 * time.Millisecond)
+			eager, patient := b.try(10)
+			require.Equal(t, c.patient, patient > eager)
+			require.Equal(t, 10, max(eager, patient), "chance decides nothing")
+			b.try(1)
+			b.g.trial.end(c.patient, b.now)
+			rate, took := b.run(500 * time.Millisecond)
+			b.always = true // there are no trials
+			b.g.trial.end(false, b.now)
+			b.run(100 * time.Millisecond)
+			rateThen, tookThen := b.run(500 * time.Millisecond)
 			t.Logf("%.0f/s in %v; always eagerly %.0f/s in %v", rate, took, rateThen, tookThen)
 			if c.patient {
 				require.Greater(t, rate, trialKeep*rateThen)
+				require.Less(t, took, tookThen)
 			} else {
 				require.Greater(t, rate, 0.97*rateThen)
 				require.Less(t, took, tookThen*21/20)
@@ -167,11 +206,69 @@ func TestTheFasterWayIsFound(t *testing.T) {
 	}
 }
 
-// What was found does not count for ever, nor when much more is under way than then.
+// That there is now more to do and now less is no reason to be patient.
+func TestLoadThatVaries(t *testing.T) {
+	const us = time.Microsecond
+	t.Run("swings", func(t *testing.T) {
+		rng := rand.New(rand.NewPCG(1, 2))
+		for _, period := range []time.Duration{100 * time.Millisecond, 200 * time.Millisecond} {
+			b := &bench{t: t, serial: 20 * us, flight: 500 * us}
+			start, k := b.now, 0
+			b.back = func() time.Duration {
+				phase, d := b.now.Sub(start)%period, thinking(rng, 300*us)()
+				if k++; phase < period/2 || k%32 == 0 { // a few go on
+					return d
+				}
+				return period - phase + d
+			}
+			b.begin(64)
+			require.Less(t, b.share(10*time.Second), 0.1, period)
+		}
+	})
+	t.Run("bursts that do not wait for answers", func(t *testing.T) {
+		for _, burst := range []int{1, 5, 20} {
+			rng := rand.New(rand.NewPCG(3, 4))
+			b := &bench{t: t, serial: 20 * us, flight: 2 * time.Millisecond, back: func() time.Duration { return -1 }}
+			var arrive func()
+			arrive = func() {
+				for range burst {
+					b.after(fixed(rng, 200*us)(), b.call)
+				}
+				b.after(thinking(rng, time.Duration(burst)*500*us)(), arrive)
+			}
+			arrive()
+			_, patient := b.try(40)
+			require.LessOrEqual(t, patient, 1, burst)
+		}
+	})
+	t.Run("a disk that stalls", func(t *testing.T) {
+		rng := rand.New(rand.NewPCG(3, 4))
+		b := &bench{t: t, serial: 10 * us, flight: 500 * us, back: thinking(rng, time.Millisecond)}
+		b.begin(64)
+		var stall func()
+		stall = func() {
+			b.free = b.now.Add(20 * time.Millisecond)
+			b.after(thinking(rng, 150*time.Millisecond)(), stall)
+		}
+		stall()
+		_, patient := b.try(40)
+		require.LessOrEqual(t, patient, 4)
+	})
+	t.Run("a few now and then", func(t *testing.T) {
+		for _, n := range []int{2, 10} {
+			b := &bench{t: t, serial: 2 * time.Millisecond, flight: time.Millisecond}
+			b.back = func() time.Duration { return 90*time.Millisecond - b.now.Sub(time.Time{})%(90*time.Millisecond) }
+			b.begin(n)
+			require.Less(t, b.share(5*time.Minute), 0.08, n)
+		}
+	})
+}
+
+// What was found does not count for ever, nor when much more is under way than then, or hardly anything.
 func TestTheWayChanges(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	b := &bench{t: t, serial: 20 * time.Microsecond, flight: 500 * time.Microsecond, back: thinking(rng, time.Millisecond)}
-	b.begin(2)
+	b.begin(3)
 	b.run(5 * time.Second)
 	require.Positive(t, b.g.trial.counted[1].runs, "both were tried")
 	require.False(t, b.g.trial.chosen)
@@ -179,51 +276,93 @@ func TestTheWayChanges(t *testing.T) {
 	require.Greater(t, b.g.trial.next.Sub(b.now), time.Second)
 
 	b.serial, b.back = 500*time.Microsecond, fixed(rng, 20*time.Microsecond)
-	b.begin(62)
+	b.begin(61)
 	later := b.g.trial.next
-	for b.run(time.Second); b.g.trial.windows > 0; {
-		b.run(time.Second)
-	}
+	b.run(100 * time.Millisecond)
+	b.rest()
 	require.True(t, b.now.Before(later))
 	require.True(t, b.g.trial.chosen, "there are many more, so it is tried again at once")
 
 	b.serial, b.back = 20*time.Microsecond, thinking(rng, time.Millisecond)
 	b.run(b.g.trial.next.Sub(b.now))
 	require.True(t, b.g.trial.chosen)
-	for b.run(time.Second); b.g.trial.windows > 0; {
-		b.run(time.Second)
-	}
+	b.run(100 * time.Millisecond)
+	b.rest()
 	require.False(t, b.g.trial.chosen, "it is tried again after a while")
+
+	b.back = func() time.Duration { return -1 }
+	b.run(time.Second)
+	b.g.trial.end(true, b.now)
+	b.back = thinking(rng, 300*time.Millisecond)
+	b.begin(1)
+	b.run(5 * time.Second)
+	require.False(t, b.g.trial.chosen, "there is nobody to wait for")
 }
 
-// A trial in which nothing came for a while says nothing; nor are appends counted that have failed.
+// A trial in which nothing came for a while, or little, says nothing; nor are appends counted that have
+// failed.
 func TestTrialThatSaysNothing(t *testing.T) {
-	var tr trial
+	var g gathering
+	tr := &g.trial
 	now := time.Unix(1, 0)
-	land := func(d time.Duration) {
+	land := func(d time.Duration, n int, appended bool) {
 		now = now.Add(d)
-		tr.land(60, 64, time.Millisecond, now)
+		g.flying += n
+		g.land(&entry{runs: make([]run, n), begun: now.Add(-time.Millisecond)}, appended, now)
 	}
+	ended := func() {
+		require.Zero(t, tr.windows)
+		require.False(t, tr.chosen)
+		require.False(t, tr.patient)
+		require.True(t, tr.next.After(now))
+	}
+	for range 100 {
+		land(time.Millisecond, 60, false)
+	}
+	require.Zero(t, tr.windows)
 	for tr.windows != 2 {
-		land(time.Millisecond)
+		land(time.Millisecond, 60, true)
 	}
 	tr.chosen = true
-	land(trialLull)
+	land(trialLull, 60, true)
 	require.Equal(t, 2, tr.windows)
-	land(trialLull + 1)
-	require.Zero(t, tr.windows)
-	require.True(t, tr.chosen, "as it was")
-	require.True(t, tr.patient, "as chosen")
-	require.False(t, tr.due(now))
-	require.True(t, tr.due(tr.next))
+	land(trialLull+1, 60, true)
+	ended()
 
-	n := &Node{gatherBy: time.NewTimer(time.Hour)}
-	n.gathering.trial.load = 64
-	runs := []run{{done: func(uint64, *core.Append) {}}}
-	n.landed(runs, now, &core.Append{Err: core.ErrNotLeader})
-	require.Zero(t, n.gathering.trial.windows)
-	n.landed(runs, now, &core.Append{})
-	require.NotZero(t, n.gathering.trial.windows)
+	now = tr.next
+	for range 12 { // the first ones do not count
+		land(trialLull, 20, true)
+		require.NotZero(t, tr.windows)
+	}
+	land(trialLull, 20, true)
+	ended()
+}
+
+// There is an end to waiting when nobody else has room.
+func TestCrowded(t *testing.T) {
+	now := time.Unix(1e6, 0)
+	for _, patient := range []bool{false, true} {
+		g := gathering{flying: 1000, away: 65, landed: now}
+		g.trial.patient = patient
+		big := run{records: make([]storage.Record, 1)}
+		for range 64 {
+			require.True(t, g.add(big, maxRunBytes/64, now))
+		}
+		require.False(t, g.ripe(now))
+		require.False(t, g.add(big, 1, now))
+		require.Zero(t, g.away, "he is back all the same")
+		require.True(t, g.ripe(now))
+		e := g.take(now.Add(time.Millisecond))
+		require.Len(t, e.runs, 64)
+		require.Equal(t, 64*time.Millisecond, e.waited)
+		require.True(t, g.add(big, maxRunBytes+1, now), "alone there is room")
+		require.False(t, g.ripe(now))
+		require.False(t, g.add(run{records: make([]storage.Record, maxRunRecords)}, 1, now))
+	}
+	var g gathering
+	require.True(t, g.add(run{}, 1, now))
+	require.True(t, g.add(run{}, 1, now.Add(time.Second)))
+	require.Equal(t, 3*time.Second, g.take(now.Add(2*time.Second)).waited)
 }
 
 func TestRipe(t *testing.T) {
@@ -264,4 +403,79 @@ func TestRipe(t *testing.T) {
 			require.True(t, g.ripe(now.Add(c.wait)), c)
 		}
 	}
+}
+
+// Whatever happens, and however it is gone about, runs that are ripe are seen to at once; and those that wait
+// when the node stops are answered.
+func TestRipeRunsAreSeenTo(t *testing.T) {
+	for seed := range uint64(2) {
+		synctest.Test(t, func(t *testing.T) { ripeRunsAreSeenTo(t, rand.New(rand.NewPCG(seed, 1))) })
+	}
+}
+
+func ripeRunsAreSeenTo(t *testing.T, rng *rand.Rand) {
+	mem := vfs.NewMem()
+	n := startAloneOn(t, mem, 100*time.Millisecond)
+	var slow atomic.Int64
+	mem.Inject(func(op vfs.Op, _ string) error {
+		if op == vfs.OpSync {
+			<-time.After(time.Duration(slow.Load()) + 30*time.Microsecond)
+		}
+		return nil
+	})
+	var under, refused atomic.Int64 // way
+	var callers sync.WaitGroup
+	for i := range 12 {
+		think := rand.New(rand.NewPCG(rng.Uint64(), 1))
+		callers.Go(func() {
+			answer := make(chan error, 1)
+			for {
+				<-time.After(time.Duration(think.Int64N(int64(3 * time.Millisecond))))
+				under.Add(1)
+				if i < 2 {
+					body := batch.Append(nil, []storage.Record{{Value: []byte("x")}}, 1)
+					if n.AppendAsync(context.Background(), &core.Append{Body: body, Checksum: batch.Checksum(body)}, func(a *core.Append) { answer <- a.Err }) != nil {
+						break
+					}
+				} else if !n.AppendRecords([]storage.Record{{Value: []byte("v")}}, func(_ uint64, a *core.Append) { answer <- a.Err }) {
+					break
+				}
+				err := <-answer
+				under.Add(-1)
+				if err != nil {
+					return
+				}
+			}
+			under.Add(-1)
+			refused.Add(1)
+		})
+	}
+	patient := 0
+	for range 700 {
+		<-time.After(100 * time.Microsecond)
+		synctest.Wait()
+		n.mu.Lock()
+		g := &n.gathering
+		if g.trial.patient {
+			patient++
+		}
+		unseen := g.ripe(time.Now().Add(-1))
+		g.trial.next = time.Time{} // there are trials all the time, with short windows
+		if g.trial.windows > 0 && rng.IntN(20) == 0 {
+			g.trial.window.runs = windowRuns
+		}
+		n.mu.Unlock()
+		require.False(t, unseen)
+		if rng.IntN(50) == 0 {
+			slow.Store(rng.Int64N(2) * rng.Int64N(int64(20*time.Millisecond)))
+		}
+	}
+	require.Greater(t, patient, 50)
+	require.Less(t, patient, 650)
+	n.Stop()
+	callers.Wait()
+	require.Zero(t, under.Load())
+	require.Zero(t, n.flying.Load())
+	require.Zero(t, n.gathering.flying)
+	require.Empty(t, n.gathering.runs)
 }

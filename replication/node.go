@@ -235,8 +235,8 @@ func (n *Node) run() {
 const (
 	// maxHelp bounds how often who helps goes on for others before he goes on for himself.
 	maxHelp = 4
-	// maxAlone is how many appends may be under way for whoever has something for the core to do
-	// it himself: when there are more, what comes meanwhile had better be done together.
+	// maxAlone is how many appends, or entries of gathered ones, may be under way for whoever has something
+	// for the core to do it himself: when there are more, what comes meanwhile had better be done together.
 	maxAlone = 2
 	// maxOwn is how many bytes of entries who has brought them makes durable himself: while he is
 	// about more, others that come had better be encoded meanwhile.

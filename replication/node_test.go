@@ -279,7 +279,7 @@ func startAlone(t *testing.T) *Node { return startAloneOn(t, vfs.OS{}, 5*time.Mi
 // startAloneOn is startAlone on a file system, and with ticks, of the test's.
 func startAloneOn(t *testing.T, fs vfs.FS, tick time.Duration) *Node {
 	dir := t.TempDir()
-	log, err := storage.Open(dir, storage.Options{ManualCommit: true, FS: fs})
+	log, err := storage.Open(dir, storage.Options{ManualCommit: true, SegmentBytes: 1 << 20, FS: fs})
 	require.NoError(t, err)
 	n, err := Start(Options{Tick: tick, Transport: nowhere{}, Core: core.Config{
 		Self: 1, Nodes: []core.NodeID{1}, Preferred: 1, Quorum: 1, MaxLag: 10, ElectionTicks: 3, ReportTicks: 1, TimeoutTicks: 10_000,

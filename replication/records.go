@@ -9,9 +9,9 @@ import (
 )
 
 // AppendRecords has records appended one behind the other, with those of others that come
-// meanwhile in one entry. They, and what they point to, are the node's until done is called,
-// once, perhaps before AppendRecords returns, by a goroutine that does the node's work; it must be
-// quick. a is the append of that entry: its outcome.
+// meanwhile in one entry, for which they wait for 10 ms at most. They, and what they point to, are the
+// node's until done is called, once, perhaps before AppendRecords returns, by a goroutine that does the
+// node's work; it must be quick, and not call the node. a is the append of that entry: its outcome.
 // False says that there is no room, or that the node has ended, and that done is not called: use
 // AppendAsync.
 func (n *Node) AppendRecords(records []storage.Record, done func(first uint64, a *core.Append)) bool {
@@ -24,69 +24,66 @@ func (n *Node) AppendRecords(records []storage.Record, done func(first uint64, a
 		}
 	}
 	g := &n.gathering
-	now := time.Now()
 	n.mu.Lock()
-	if n.err != nil || g.full(len(records), size) {
+	now := time.Now()
+	if n.err != nil {
 		n.mu.Unlock()
 		return false
 	}
-	g.add(run{records, done}, size, now)
+	added := g.add(run{records, done}, size, now)
 	ripe := g.ripe(now)
 	if !ripe && len(g.runs) == 1 {
-		n.gatherBy.Reset(g.wait(now)) // propose sees to those that were ripe
+		n.gatherBy.Reset(g.wait(now)) // when others have come, or landed, propose and landed see to it
 	}
 	n.mu.Unlock()
 	if ripe {
 		n.help(false)
 	}
-	return true
+	return added
 }
 
 // propose has the core append the records that wait, as one entry.
 func (n *Node) propose(c *core.Core) {
 	g := &n.gathering
 	n.mu.Lock()
-	now := time.Now()
 	if len(g.runs) == 0 {
 		n.mu.Unlock()
 		return
 	}
+	now := time.Now()
 	if !g.ripe(now) && !n.over {
 		n.gatherBy.Reset(g.wait(now)) // they were ripe when they came, perhaps, and others have come since
 		n.mu.Unlock()
 		return
 	}
-	runs, count := g.take()
-	n.flying.Add(1)
+	e := g.take(now)
 	n.mu.Unlock()
-	records := runs[0].records
-	if len(runs) > 1 {
-		records = make([]storage.Record, 0, count)
-		for i := range runs {
-			records = append(records, runs[i].records...)
+	n.flying.Add(1)
+	records := e.runs[0].records
+	if len(e.runs) > 1 {
+		records = make([]storage.Record, 0, e.records)
+		for i := range e.runs {
+			records = append(records, e.runs[i].records...)
 		}
 	}
 	body := batch.Append(nil, records, now.UnixMilli())
-	c.Append(&core.Append{Body: body, Checksum: batch.Checksum(body), Tag: func(a *core.Append) { n.landed(runs, now, a) }})
+	c.Append(&core.Append{Body: body, Checksum: batch.Checksum(body), Tag: func(a *core.Append) { n.landed(e, a) }})
 }
 
-// landed answers those whose records became an entry at that time, which has its outcome.
-func (n *Node) landed(runs []run, begun time.Time, a *core.Append) {
+// landed answers those whose records became an entry, which has its outcome.
+func (n *Node) landed(e *entry, a *core.Append) {
 	n.flying.Add(-1)
 	g := &n.gathering
 	n.mu.Lock()
 	now := time.Now()
-	g.land(len(runs), now)
-	if a.Err == nil {
-		g.trial.land(len(runs), len(runs)+g.flying+len(g.runs), now.Sub(begun), now)
-	}
+	g.land(e, a.Err == nil, now)
 	if len(g.runs) > 0 {
 		n.gatherBy.Reset(g.wait(now))
 	}
 	n.mu.Unlock()
 	first := a.First
-	for i := range runs {
-		runs[i].done(first, a)
-		first += uint64(len(runs[i].records))
+	for i := range e.runs {
+		e.runs[i].done(first, a)
+		first += uint64(len(e.runs[i].records))
 	}
 }
