@@ -28,6 +28,11 @@ const (
 
 	// stopTimeout is how long a stopping server waits for its clients.
 	stopTimeout = 10 * time.Second
+
+	// ballast is bytes that are never touched, so that they take up addresses, but no memory. Go
+	// collects garbage when there is as much of it as of what lives, and a server has little that lives:
+	// with these it does so seven times less often, for as much more memory at most as they are.
+	ballast = 16 << 20
 )
 
 func main() {
@@ -62,6 +67,7 @@ type faultError struct{ error }
 
 // run is the program: it serves until ctx ends, and returns its exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	defer runtime.KeepAlive(make([]byte, ballast))
 	cmd := command(stderr)
 	cmd.SetArgs(args)
 	cmd.SetOut(stdout)
