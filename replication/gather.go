@@ -135,7 +135,7 @@ const (
 	windowRuns   = 250
 	windowTrips  = 8
 	settleTrips  = 4
-	maxWindow    = time.Second
+	maxWindow    = 5 * time.Second
 	trialLull    = 100 * time.Millisecond
 	// trialPause is how many times as long as a trial it is until the next one, if that is in turn.
 	trialPause = 20
@@ -195,7 +195,7 @@ func (t *trial) land(e *entry, load int, now time.Time) {
 	t.last = now
 	switch {
 	case t.windows > 0:
-		t.tryOn(e, lull, now)
+		t.observe(e, lull, now)
 	case t.load <= trialLeast:
 		t.end(false, now)
 	case !now.Before(t.next), t.load > trialLoad*t.loadThen, t.loadThen > trialLoad*t.load:
@@ -204,8 +204,8 @@ func (t *trial) land(e *entry, load int, now time.Time) {
 	}
 }
 
-// tryOn is land while a trial is on.
-func (t *trial) tryOn(e *entry, lull bool, now time.Time) {
+// observe is land while a trial is on.
+func (t *trial) observe(e *entry, lull bool, now time.Time) {
 	took := now.Sub(e.begun)
 	switch {
 	case lull, now.Sub(t.from) > maxWindow:
