@@ -52,9 +52,9 @@ type gathering struct {
 	after   time.Duration // how much later the others did, all together
 	crowded bool          // one has come that there was no room for
 
-	flying int       // runs that have become entries without an outcome yet
-	away   int       // callers who were answered last, and are not back
-	landed time.Time // when they were
+	inFlight int       // runs that have become entries without an outcome yet
+	away     int       // callers who were answered last, and are not back
+	landed   time.Time // when they were
 
 	trial trial
 }
@@ -85,9 +85,9 @@ func (g *gathering) ripe(now time.Time) bool {
 	case g.crowded:
 		return true
 	case g.trial.patient:
-		return g.flying == 0 && (g.away == 0 || now.Sub(g.landed) >= maxReturn) || now.Sub(g.first) >= maxPatience
+		return g.inFlight == 0 && (g.away == 0 || now.Sub(g.landed) >= maxReturn) || now.Sub(g.first) >= maxPatience
 	default:
-		return gatherShare*waiting >= waiting+g.flying || now.Sub(g.first) >= maxGather
+		return gatherShare*waiting >= waiting+g.inFlight || now.Sub(g.first) >= maxGather
 	}
 }
 
@@ -96,7 +96,7 @@ func (g *gathering) wait(now time.Time) time.Duration {
 	at := g.first.Add(maxGather)
 	if g.trial.patient {
 		at = g.first.Add(maxPatience)
-		if back := g.landed.Add(maxReturn); g.flying == 0 && back.Before(at) {
+		if back := g.landed.Add(maxReturn); g.inFlight == 0 && back.Before(at) {
 			at = back
 		}
 	}
@@ -107,7 +107,7 @@ func (g *gathering) wait(now time.Time) time.Duration {
 func (g *gathering) take(now time.Time) *entry {
 	n := len(g.runs)
 	e := &entry{runs: g.runs, records: g.records, begun: now, waited: time.Duration(n)*now.Sub(g.first) - g.after}
-	g.flying += n
+	g.inFlight += n
 	g.runs, g.records, g.bytes, g.after, g.crowded = nil, 0, 0, 0, false
 	return e
 }
@@ -118,55 +118,58 @@ func (g *gathering) land(e *entry, appended bool, now time.Time) {
 		g.away = 0 // they are not expected any more
 	}
 	n := len(e.runs)
-	g.flying -= n
+	g.inFlight -= n
 	g.away += n
 	g.landed = now
 	if appended {
-		g.trial.land(e, n+g.flying+len(g.runs), now)
+		g.trial.land(e, n+g.inFlight+len(g.runs), now)
 	}
 }
 
 const (
 	// A trial has trialWindows, in which it is gone about in the one way and in the other in turns. In each
 	// windowRuns runs land at least, and windowTrips times as much passes as an entry takes; before it
-	// settleTrips times as much, which does not count. When one lasts longer than maxWindow, or nothing
-	// lands for as long as trialLull, the trial says nothing.
+	// settleTrips entries, of which each begins when the one before has landed. When a window lasts longer than
+	// maxWindow, or nothing lands for as long as trialLull, the trial says nothing.
 	trialWindows = 8
-	windowRuns   = 250
+	windowRuns   = 500
 	windowTrips  = 8
-	settleTrips  = 4
+	settleTrips  = 2
 	maxWindow    = 5 * time.Second
 	trialLull    = 100 * time.Millisecond
-	// trialPause is how many times as long as a trial it is until the next one, if that is in turn.
+	// trialPause is how many times as long as a trial it is until the next one; or movePause, if
+	// trialLoad times more is under way by then, or less.
 	trialPause = 20
+	movePause  = 4
+	trialLoad  = 4
+	// trialLeast is how much must be under way for a trial: with one run at a time both ways are the same.
+	trialLeast = 1.5
 	// trialGain is how many times more must land in the patient way for it to be chosen, and trialKeep
 	// for it to be kept: it is the one that makes callers wait.
 	trialGain = 1.1
 	trialKeep = 1.05
-	// trialLoad is how many times more, or less, must be under way for a trial out of turn, and
-	// trialLeast how much for any: with one run at a time both ways are the same.
-	trialLoad  = 4
-	trialLeast = 1.5
 )
 
 // trial finds out, again and again, whether it is better to be patient: whether more runs land then, and
-// none the later. The former alone might be chance, if there was more to do in the one window than in
-// the other; and if callers do not come back the sooner, they are to have their answers soon.
+// take no longer, on average. The former alone might be chance, if there was more to do in the one window
+// than in the other; and if callers do not come back the sooner, they are to have their answers soon.
 type trial struct {
-	patient bool    // how it is gone about now
-	chosen  bool    // and while no trial is on
-	load    float64 // how many runs are under way, smoothed
-	last    time.Time
+	patient bool      // how it is gone about now
+	chosen  bool      // and while no trial is on
+	load    float64   // how many runs are under way, smoothed
+	last    time.Time // when some landed
+	busy    time.Time // when load was last more than trialLeast
 
 	windows  int // that are left of the trial that is on; 0: none is
 	start    time.Time
-	from     time.Time // when what lands in the window begins to count
-	settling bool      // nothing has landed since then
+	from     time.Time // when the window began, or, while it settles, the last entry to be waited for
+	settling int       // entries that are to land first
 	window   tally
 	counted  [2]tally // of the eager windows, and of the patient ones
 
-	next     time.Time // when there is to be another trial
-	loadThen float64   // load at the end of the last one
+	loadThen float64   // load when the last trial began
+	next     time.Time // when there is to be another
+	moved    time.Time // when there is, if load is another
 }
 
 // tally is of runs that have landed.
@@ -191,33 +194,36 @@ func (t *tally) mean() float64 { return t.took.Seconds() / float64(t.runs) }
 // land is told of an entry that has landed, and of how many runs were under way.
 func (t *trial) land(e *entry, load int, now time.Time) {
 	t.load += (float64(load) - t.load) / 8
+	if t.load > trialLeast {
+		t.busy = now
+	}
 	lull := now.Sub(t.last) > trialLull
 	t.last = now
+	moved := t.load > trialLoad*t.loadThen || t.loadThen > trialLoad*t.load
 	switch {
-	case t.windows > 0:
-		t.observe(e, lull, now)
-	case t.load <= trialLeast:
+	case t.windows > 0 && (lull || moved || now.Sub(t.from) > maxWindow):
 		t.end(false, now)
-	case !now.Before(t.next), t.load > trialLoad*t.loadThen, t.loadThen > trialLoad*t.load:
-		t.start, t.windows, t.counted = now, trialWindows, [2]tally{}
-		t.turn(now.Sub(e.begun), now)
+	case t.windows > 0:
+		t.observe(e, now)
+	case now.Sub(t.busy) > trialLull, moved:
+		t.chosen, t.patient = false, false
+	}
+	if t.windows == 0 && t.busy.Equal(now) && (!now.Before(t.next) || moved && !now.Before(t.moved)) {
+		t.start, t.windows, t.counted, t.loadThen = now, trialWindows, [2]tally{}, t.load
+		t.turn(now)
 	}
 }
 
 // observe is land while a trial is on.
-func (t *trial) observe(e *entry, lull bool, now time.Time) {
-	took := now.Sub(e.begun)
-	switch {
-	case lull, now.Sub(t.from) > maxWindow:
-		t.end(false, now)
-		return
-	case now.Before(t.from):
-		return
-	case t.settling: // the time that this entry took is not of the window
-		t.from, t.settling = now, false
+func (t *trial) observe(e *entry, now time.Time) {
+	if t.settling > 0 {
+		if !e.begun.Before(t.from) {
+			t.settling--
+			t.from = now
+		}
 		return
 	}
-	n := len(e.runs)
+	n, took := len(e.runs), now.Sub(e.begun)
 	t.window.add(tally{runs: n, took: e.waited + time.Duration(n)*took})
 	t.window.spent = now.Sub(t.from)
 	if t.window.runs < windowRuns || t.window.spent < windowTrips*took {
@@ -233,13 +239,13 @@ func (t *trial) observe(e *entry, lull bool, now time.Time) {
 		return
 	}
 	t.windows--
-	t.turn(took, now)
+	t.turn(now)
 }
 
 // turn begins a window of the other way.
-func (t *trial) turn(took time.Duration, now time.Time) {
+func (t *trial) turn(now time.Time) {
 	t.patient = !t.patient
-	t.from, t.settling, t.window = now.Add(settleTrips*took), true, tally{}
+	t.from, t.settling, t.window = now, settleTrips, tally{}
 }
 
 // patience says whether the patient way is the better one.
@@ -252,10 +258,9 @@ func (t *trial) patience() bool {
 	return patient.rate() > gain*eager.rate() && patient.mean() <= eager.mean()
 }
 
-// end ends a trial, if one is on, with what is chosen.
+// end ends the trial with what is chosen.
 func (t *trial) end(patient bool, now time.Time) {
-	if t.windows > 0 {
-		t.next = now.Add(trialPause * now.Sub(t.start))
-	}
-	t.windows, t.chosen, t.patient, t.loadThen = 0, patient, patient, t.load
+	lasted := now.Sub(t.start)
+	t.next, t.moved = now.Add(trialPause*lasted), now.Add(movePause*lasted)
+	t.windows, t.chosen, t.patient = 0, patient, patient
 }

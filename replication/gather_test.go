@@ -127,9 +127,15 @@ func (b *bench) try(n int) (eager, patient int) {
 		} else {
 			eager++
 		}
-		b.g.trial.end(false, b.now)
+		b.choose(false)
 	}
 	return eager, patient
+}
+
+// choose ends a trial, if one is on, with what is chosen.
+func (b *bench) choose(patient bool) {
+	tr := &b.g.trial
+	tr.windows, tr.chosen, tr.patient = 0, patient, patient
 }
 
 // rest lets time pass until no trial is on.
@@ -189,10 +195,10 @@ func TestTheFasterWayIsFound(t *testing.T) {
 			require.Equal(t, c.patient, patient > eager)
 			require.Equal(t, 10, max(eager, patient), "chance decides nothing")
 			b.try(1)
-			b.g.trial.end(c.patient, b.now)
+			b.choose(c.patient)
 			rate, took := b.run(500 * time.Millisecond)
 			b.always = true // there are no trials
-			b.g.trial.end(false, b.now)
+			b.choose(false)
 			b.run(100 * time.Millisecond)
 			rateThen, tookThen := b.run(500 * time.Millisecond)
 			t.Logf("%.0f/s in %v; always eagerly %.0f/s in %v", rate, took, rateThen, tookThen)
@@ -211,20 +217,71 @@ func TestTheFasterWayIsFound(t *testing.T) {
 func TestLoadThatVaries(t *testing.T) {
 	const us = time.Microsecond
 	t.Run("swings", func(t *testing.T) {
-		rng := rand.New(rand.NewPCG(1, 2))
-		for _, period := range []time.Duration{100 * time.Millisecond, 200 * time.Millisecond} {
-			b := &bench{t: t, serial: 20 * us, flight: 500 * us}
-			start, k := b.now, 0
+		for _, c := range []struct {
+			goOn   int
+			period time.Duration
+		}{{0, 100 * time.Millisecond}, {0, 200 * time.Millisecond}, {1, 400 * time.Millisecond}, {4, 200 * time.Millisecond}, {4, time.Second}} {
+			rng := rand.New(rand.NewPCG(1, 2))
+			b := &bench{t: t, serial: 10 * us, flight: time.Millisecond}
+			start, parked := b.now, 0
+			var until time.Time
 			b.back = func() time.Duration {
-				phase, d := b.now.Sub(start)%period, thinking(rng, 300*us)()
-				if k++; phase < period/2 || k%32 == 0 { // a few go on
-					return d
+				phase := b.now.Sub(start) % c.period
+				if phase < c.period/2 { // all think
+					return thinking(rng, time.Millisecond)()
 				}
-				return period - phase + d
+				if b.now.After(until) {
+					parked, until = 0, b.now.Add(c.period-phase)
+				}
+				if parked++; parked > 64-c.goOn {
+					return 10 * us
+				}
+				return c.period - phase + thinking(rng, time.Millisecond)()
 			}
 			b.begin(64)
-			require.Less(t, b.share(10*time.Second), 0.1, period)
+			b.run(time.Second)
+			busy, patient := 0, 0
+			for range int(20 * time.Second / c.period) {
+				for range 25 {
+					if busy++; b.g.trial.patient {
+						patient++
+					}
+					b.run(c.period / 50)
+				}
+				b.run(c.period / 2)
+			}
+			t.Logf("%+v: patient %d of %d", c, patient, busy)
+			require.Less(t, float64(patient)/float64(busy), 0.2, c)
 		}
+	})
+	t.Run("a long stall", func(t *testing.T) {
+		for _, stall := range []time.Duration{600 * time.Millisecond, 10 * time.Second} {
+			rng := rand.New(rand.NewPCG(3, 4))
+			b := &bench{t: t, serial: 10 * us, flight: time.Millisecond, back: thinking(rng, time.Millisecond)}
+			b.begin(64)
+			b.run(10 * time.Second)
+			b.rest()
+			b.g.trial.next = b.now.Add(stall / 2)
+			b.free = b.now.Add(stall)
+			b.run(stall + 20*time.Millisecond)
+			require.Less(t, b.share(time.Second), 0.3)
+			b.run(2 * time.Second)
+			require.Zero(t, b.g.trial.windows)
+			require.False(t, b.g.trial.patient)
+		}
+	})
+	t.Run("two who pause", func(t *testing.T) {
+		rng := rand.New(rand.NewPCG(3, 4))
+		b := &bench{t: t, serial: 300 * us, flight: 10 * us}
+		b.back = func() time.Duration {
+			if rng.IntN(1000) == 0 {
+				return 10 * time.Millisecond
+			}
+			return 10 * us
+		}
+		b.begin(2)
+		b.run(5 * time.Second)
+		require.Greater(t, b.share(20*time.Second), 0.8)
 	})
 	t.Run("bursts that do not wait for answers", func(t *testing.T) {
 		for _, burst := range []int{1, 5, 20} {
@@ -270,7 +327,7 @@ func TestTheWayChanges(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	b := &bench{t: t, serial: 20 * time.Microsecond, flight: 500 * time.Microsecond, back: thinking(rng, time.Millisecond)}
 	b.begin(3)
-	b.run(5 * time.Second)
+	b.run(20 * time.Second)
 	require.Positive(t, b.g.trial.counted[1].runs, "both were tried")
 	require.False(t, b.g.trial.chosen)
 	require.Zero(t, b.g.trial.windows)
@@ -293,7 +350,7 @@ func TestTheWayChanges(t *testing.T) {
 
 	b.back = func() time.Duration { return -1 }
 	b.run(time.Second)
-	b.g.trial.end(true, b.now)
+	b.choose(true)
 	b.back = thinking(rng, 300*time.Millisecond)
 	b.begin(1)
 	b.run(5 * time.Second)
@@ -308,7 +365,7 @@ func TestTrialThatSaysNothing(t *testing.T) {
 	now := time.Unix(1, 0)
 	land := func(d time.Duration, n int, appended bool) {
 		now = now.Add(d)
-		g.flying += n
+		g.inFlight += n
 		g.land(&entry{runs: make([]run, n), begun: now.Add(-time.Millisecond)}, appended, now)
 	}
 	ended := func() {
@@ -330,8 +387,8 @@ func TestTrialThatSaysNothing(t *testing.T) {
 	land(trialLull+1, 60, true)
 	ended()
 
-	now = tr.next
-	for range 2 + maxWindow/trialLull { // the first ones do not count
+	now, tr.load = tr.next, 4
+	for range 3 + maxWindow/trialLull { // the first ones do not count
 		land(trialLull, 4, true)
 		require.NotZero(t, tr.windows)
 	}
@@ -339,11 +396,62 @@ func TestTrialThatSaysNothing(t *testing.T) {
 	ended()
 }
 
+// A choice is kept for less than it takes to be made; more must land, and take no longer.
+func TestPatience(t *testing.T) {
+	for _, c := range []struct {
+		rate, mean      float64 // patient to eager
+		chosen, patient bool
+	}{
+		{1.11, 1, false, true},
+		{1.11, 1.01, false, false},
+		{1.11, 1.01, true, false},
+		{1.09, 0.5, false, false},
+		{1.09, 0.5, true, true},
+		{1.04, 0.5, true, false},
+	} {
+		const runs = 1_000_000
+		tr := trial{chosen: c.chosen}
+		tr.counted[0] = tally{runs, time.Second, runs * time.Millisecond}
+		tr.counted[1] = tally{runs, time.Duration(float64(time.Second) / c.rate), time.Duration(runs * c.mean * float64(time.Millisecond))}
+		require.Equal(t, c.patient, tr.patience(), c)
+	}
+}
+
+// A choice does not outlive the load that it was made for, be it more now or less.
+func TestChoiceForAnotherLoad(t *testing.T) {
+	for _, load := range []int{3, 300} {
+		tr := trial{load: 40, loadThen: 40, chosen: true, patient: true, next: time.Unix(1000, 0), moved: time.Unix(500, 0)}
+		now := time.Unix(100, 0)
+		tr.last, tr.busy = now, now
+		for tr.chosen {
+			now = now.Add(time.Millisecond)
+			require.True(t, now.Before(time.Unix(101, 0)))
+			tr.land(&entry{begun: now}, load, now)
+		}
+		require.False(t, tr.patient)
+		require.Zero(t, tr.windows, "too soon")
+		now = tr.moved
+		tr.land(&entry{begun: now}, load, now)
+		require.NotZero(t, tr.windows)
+	}
+}
+
+// What could not be appended says nothing.
+func TestNoTrialOfRefused(t *testing.T) {
+	n := &Node{gatherBy: time.NewTimer(time.Hour)}
+	n.gathering.trial.load = 64
+	e := &entry{runs: []run{{done: func(uint64, *core.Append) {}}}}
+	n.landed(e, &core.Append{Err: core.ErrNotLeader})
+	require.Zero(t, n.gathering.trial.windows)
+	n.landed(e, &core.Append{})
+	require.NotZero(t, n.gathering.trial.windows)
+}
+
 // There is an end to waiting when nobody else has room.
 func TestCrowded(t *testing.T) {
 	now := time.Unix(1e6, 0)
 	for _, patient := range []bool{false, true} {
-		g := gathering{flying: 1000, away: 65, landed: now}
+		g := gathering{inFlight: 1000, away: 65, landed: now}
 		g.trial.patient = patient
 		big := run{records: make([]storage.Record, 1)}
 		for range 64 {
@@ -395,7 +503,7 @@ func TestRipe(t *testing.T) {
 		{patient: true, runs: 1, away: 1000, landed: maxReturn, wait: -1},
 	} {
 		now := time.Unix(1e6, 0)
-		g := gathering{runs: make([]run, c.runs), flying: c.flying, away: c.away, first: now.Add(-c.first), landed: now.Add(-c.landed)}
+		g := gathering{runs: make([]run, c.runs), inFlight: c.flying, away: c.away, first: now.Add(-c.first), landed: now.Add(-c.landed)}
 		g.trial.patient = c.patient
 		require.Equal(t, c.wait < 0, g.ripe(now), c)
 		if c.wait > 0 {
@@ -477,6 +585,6 @@ func ripeRunsAreSeenTo(t *testing.T, rng *rand.Rand) {
 	callers.Wait()
 	require.Zero(t, under.Load())
 	require.Zero(t, n.flying.Load())
-	require.Zero(t, n.gathering.flying)
+	require.Zero(t, n.gathering.inFlight)
 	require.Empty(t, n.gathering.runs)
 }

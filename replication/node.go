@@ -209,7 +209,7 @@ func (n *Node) run() {
 			event = func() { n.repaired(n.core, r) }
 		case <-n.lateBy.C:
 			event = n.sendLate
-		case <-n.gatherBy.C: // there are ripe ones
+		case <-n.gatherBy.C: // there are ripe ones, perhaps
 		case <-ticks.C:
 			event = n.core.Tick
 		case <-stop:

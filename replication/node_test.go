@@ -655,9 +655,9 @@ func TestRunsDoNotWaitForLong(t *testing.T) {
 		}
 		// One that is ripe when it comes, and is not any more when somebody sees to it.
 		n.turn.Lock()
-		n.gathering.flying += gatherShare - flights
+		n.gathering.inFlight += gatherShare - flights
 		add()
-		n.gathering.flying += flights - gatherShare
+		n.gathering.inFlight += flights - gatherShare
 		n.turn.Unlock()
 		<-time.After(maxGather)
 		require.Zero(t, waiting())

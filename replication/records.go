@@ -77,7 +77,7 @@ func (n *Node) landed(e *entry, a *core.Append) {
 	n.mu.Lock()
 	now := time.Now()
 	g.land(e, a.Err == nil, now)
-	if len(g.runs) > 0 {
+	if len(g.runs) > 0 && !g.ripe(now) { // those that are ripe are seen to after this round
 		n.gatherBy.Reset(g.wait(now))
 	}
 	n.mu.Unlock()
