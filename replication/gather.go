@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"slices"
 	"time"
 
 	"github.com/zue-log/zue/replication/core"
@@ -130,13 +131,14 @@ const (
 	// A trial has trialWindows, in which it is gone about in the one way and in the other in turns. In each
 	// windowRuns runs land at least, and windowTrips times as much passes as an entry takes; before it
 	// settleTrips entries, of which each begins when the one before has landed. When a window lasts longer than
-	// maxWindow, or nothing lands for as long as trialLull, the trial says nothing.
+	// maxWindow, or more than maxLulls times nothing lands for as long as trialLull, the trial says nothing.
 	trialWindows = 8
 	windowRuns   = 500
 	windowTrips  = 8
 	settleTrips  = 2
 	maxWindow    = 5 * time.Second
 	trialLull    = 100 * time.Millisecond
+	maxLulls     = 2
 	// trialPause is how many times as long as a trial it is until the next one; or movePause, if
 	// trialLoad times more is under way by then, or less.
 	trialPause = 20
@@ -165,7 +167,8 @@ type trial struct {
 	from     time.Time // when the window began, or, while it settles, the last entry to be waited for
 	settling int       // entries that are to land first
 	window   tally
-	counted  [2]tally // of the eager windows, and of the patient ones
+	lulls    int
+	counted  [2][]tally // the eager windows, and the patient ones
 
 	loadThen float64   // load when the last trial began
 	next     time.Time // when there is to be another
@@ -179,17 +182,11 @@ type tally struct {
 	took  time.Duration // by all of them, from when they came
 }
 
-func (t *tally) add(u tally) {
-	t.runs += u.runs
-	t.spent += u.spent
-	t.took += u.took
-}
-
 // rate is how many land in a second.
-func (t *tally) rate() float64 { return float64(t.runs) / t.spent.Seconds() }
+func (t tally) rate() float64 { return float64(t.runs) / t.spent.Seconds() }
 
 // mean is how many seconds each takes.
-func (t *tally) mean() float64 { return t.took.Seconds() / float64(t.runs) }
+func (t tally) mean() float64 { return t.took.Seconds() / float64(t.runs) }
 
 // land is told of an entry that has landed, and of how many runs were under way.
 func (t *trial) land(e *entry, load int, now time.Time) {
@@ -201,15 +198,21 @@ func (t *trial) land(e *entry, load int, now time.Time) {
 	t.last = now
 	moved := t.load > trialLoad*t.loadThen || t.loadThen > trialLoad*t.load
 	switch {
-	case t.windows > 0 && (lull || moved || now.Sub(t.from) > maxWindow):
+	case t.windows > 0 && moved:
 		t.end(false, now)
+		t.next = t.moved
+	case t.windows > 0 && (lull && t.lulls == maxLulls || now.Sub(t.from) > maxWindow):
+		t.end(false, now)
+	case t.windows > 0 && lull: // a disk that stalls, perhaps: the window is begun anew
+		t.lulls++
+		t.begin(now)
 	case t.windows > 0:
 		t.observe(e, now)
 	case now.Sub(t.busy) > trialLull, moved:
 		t.chosen, t.patient = false, false
 	}
 	if t.windows == 0 && t.busy.Equal(now) && (!now.Before(t.next) || moved && !now.Before(t.moved)) {
-		t.start, t.windows, t.counted, t.loadThen = now, trialWindows, [2]tally{}, t.load
+		t.lulls, t.start, t.windows, t.counted, t.loadThen = 0, now, trialWindows, [2][]tally{}, t.load
 		t.turn(now)
 	}
 }
@@ -224,16 +227,16 @@ func (t *trial) observe(e *entry, now time.Time) {
 		return
 	}
 	n, took := len(e.runs), now.Sub(e.begun)
-	t.window.add(tally{runs: n, took: e.waited + time.Duration(n)*took})
-	t.window.spent = now.Sub(t.from)
-	if t.window.runs < windowRuns || t.window.spent < windowTrips*took {
+	w := &t.window
+	w.runs, w.spent, w.took = w.runs+n, now.Sub(t.from), w.took+e.waited+time.Duration(n)*took
+	if w.runs < windowRuns || w.spent < windowTrips*took {
 		return
 	}
 	way := 0
 	if t.patient {
 		way = 1
 	}
-	t.counted[way].add(t.window)
+	t.counted[way] = append(t.counted[way], *w)
 	if t.windows == 1 {
 		t.end(t.patience(), now)
 		return
@@ -245,17 +248,32 @@ func (t *trial) observe(e *entry, now time.Time) {
 // turn begins a window of the other way.
 func (t *trial) turn(now time.Time) {
 	t.patient = !t.patient
-	t.from, t.settling, t.window = now, settleTrips, tally{}
+	t.begin(now)
 }
 
-// patience says whether the patient way is the better one.
+// begin begins the window, perhaps anew.
+func (t *trial) begin(now time.Time) { t.from, t.settling, t.window = now, settleTrips, tally{} }
+
+// patience says whether the patient way is the better one. It goes by medians, since there may be a
+// hiccup in any window.
 func (t *trial) patience() bool {
 	gain := trialGain
 	if t.chosen {
 		gain = trialKeep
 	}
-	eager, patient := &t.counted[0], &t.counted[1]
-	return patient.rate() > gain*eager.rate() && patient.mean() <= eager.mean()
+	eager, patient := t.counted[0], t.counted[1]
+	return median(patient, tally.rate) > gain*median(eager, tally.rate) && median(patient, tally.mean) <= median(eager, tally.mean)
+}
+
+// median is that of something of windows.
+func median(windows []tally, of func(tally) float64) float64 {
+	var all []float64
+	for _, w := range windows {
+		all = append(all, of(w))
+	}
+	slices.Sort(all)
+	n := len(all)
+	return (all[(n-1)/2] + all[n/2]) / 2
 }
 
 // end ends the trial with what is chosen.

@@ -328,7 +328,7 @@ func TestTheWayChanges(t *testing.T) {
 	b := &bench{t: t, serial: 20 * time.Microsecond, flight: 500 * time.Microsecond, back: thinking(rng, time.Millisecond)}
 	b.begin(3)
 	b.run(20 * time.Second)
-	require.Positive(t, b.g.trial.counted[1].runs, "both were tried")
+	require.NotEmpty(t, b.g.trial.counted[1], "both were tried")
 	require.False(t, b.g.trial.chosen)
 	require.Zero(t, b.g.trial.windows)
 	require.Greater(t, b.g.trial.next.Sub(b.now), time.Second)
@@ -383,6 +383,11 @@ func TestTrialThatSaysNothing(t *testing.T) {
 	}
 	tr.chosen = true
 	land(trialLull, 60, true)
+	for range maxLulls {
+		require.Equal(t, 2, tr.windows)
+		require.Zero(t, tr.lulls*tr.window.runs, "it was begun anew")
+		land(trialLull+1, 60, true)
+	}
 	require.Equal(t, 2, tr.windows)
 	land(trialLull+1, 60, true)
 	ended()
@@ -411,8 +416,10 @@ func TestPatience(t *testing.T) {
 	} {
 		const runs = 1_000_000
 		tr := trial{chosen: c.chosen}
-		tr.counted[0] = tally{runs, time.Second, runs * time.Millisecond}
-		tr.counted[1] = tally{runs, time.Duration(float64(time.Second) / c.rate), time.Duration(runs * c.mean * float64(time.Millisecond))}
+		hiccup := tally{1, time.Hour, time.Hour}
+		tr.counted[0] = slices.Repeat([]tally{{runs, time.Second, runs * time.Millisecond}}, 4)
+		tr.counted[1] = slices.Repeat([]tally{{runs, time.Duration(float64(time.Second) / c.rate), time.Duration(runs * c.mean * float64(time.Millisecond))}}, 3)
+		tr.counted[1] = append(tr.counted[1], hiccup)
 		require.Equal(t, c.patient, tr.patience(), c)
 	}
 }
