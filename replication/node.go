@@ -304,7 +304,7 @@ func (n *Node) waiting() bool {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.gathering.ripe(time.Now())
+	return len(n.gathering.runs) > 0 && n.gathering.ripe(time.Now()) // a follower has none, and no need of the time
 }
 
 // round has the core take all that is at hand, so that it shares a write and a message, and does

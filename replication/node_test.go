@@ -180,8 +180,7 @@ func TestNodes(t *testing.T) {
 						}
 						continue
 					}
-					body := batch.Append(nil, []batch.Record{{Value: []byte(value)}}, 1)
-					a := &core.Append{Body: body, Checksum: batch.Checksum(body)}
+					a := newAppend([]byte(value))
 					if err := led.Append(context.Background(), a); err != nil {
 						t.Errorf("%s: %v", value, err)
 						continue
@@ -199,8 +198,7 @@ func TestNodes(t *testing.T) {
 	require.EqualValues(t, 800, end)
 
 	follower := members[led.id%3]
-	a := &core.Append{Body: batch.Append(nil, []batch.Record{{}}, 1)}
-	a.Checksum = batch.Checksum(a.Body)
+	a := newAppend(nil)
 	require.ErrorIs(t, follower.Append(t.Context(), a), core.ErrNotLeader)
 	require.Equal(t, led.id, a.Leader)
 	end, err = follower.Barrier(t.Context())
@@ -236,9 +234,7 @@ func TestStopAnswers(t *testing.T) {
 	answers := make(chan error, 10)
 	for range 10 {
 		go func() {
-			a := &core.Append{Body: batch.Append(nil, []batch.Record{{}}, 1)}
-			a.Checksum = batch.Checksum(a.Body)
-			answers <- led.Append(context.Background(), a)
+			answers <- led.Append(context.Background(), newAppend(nil))
 		}()
 	}
 	node := led.Node
@@ -273,19 +269,30 @@ type nowhere struct{}
 
 func (nowhere) Send([]*core.Message, func()) {}
 
-// startAlone starts a cluster of one, and waits until it leads.
-func startAlone(t *testing.T) *Node { return startAloneOn(t, vfs.OS{}, 5*time.Millisecond) }
+// newAppend returns an append of one record.
+func newAppend(value []byte) *core.Append {
+	body := batch.Append(nil, []storage.Record{{Value: value}}, 1)
+	return &core.Append{Body: body, Checksum: batch.Checksum(body)}
+}
 
-// startAloneOn is startAlone on a file system, and with ticks, of the test's.
-func startAloneOn(t *testing.T, fs vfs.FS, tick time.Duration) *Node {
-	dir := t.TempDir()
-	log, err := storage.Open(dir, storage.Options{ManualCommit: true, SegmentBytes: 1 << 20, FS: fs})
+// newAlone starts a cluster of one. To stop it, and then to close its log, is the caller's.
+func newAlone(t *testing.T, fs vfs.FS, tick time.Duration) (*Node, *storage.Log) {
+	log, err := storage.Open(t.TempDir(), storage.Options{ManualCommit: true, SegmentBytes: 1 << 20, FS: fs})
 	require.NoError(t, err)
 	n, err := Start(Options{Tick: tick, Transport: nowhere{}, Core: core.Config{
 		Self: 1, Nodes: []core.NodeID{1}, Preferred: 1, Quorum: 1, MaxLag: 10, ElectionTicks: 3, ReportTicks: 1, TimeoutTicks: 10_000,
 		Log: log, Rand: rand.New(rand.NewPCG(1, 1)),
 	}})
 	require.NoError(t, err)
+	return n, log
+}
+
+// startAlone starts a cluster of one, and waits until it leads.
+func startAlone(t *testing.T) *Node { return startAloneOn(t, vfs.OS{}, 5*time.Millisecond) }
+
+// startAloneOn is startAlone on a file system, and with ticks, of the test's.
+func startAloneOn(t *testing.T, fs vfs.FS, tick time.Duration) *Node {
+	n, log := newAlone(t, fs, tick)
 	t.Cleanup(func() {
 		n.Stop()
 		require.NoError(t, log.Close())
@@ -398,13 +405,7 @@ type still struct {
 
 func startStill(t *testing.T) still {
 	mem := vfs.NewMem()
-	log, err := storage.Open("/log", storage.Options{ManualCommit: true, SegmentBytes: 1 << 20, FS: mem})
-	require.NoError(t, err)
-	n, err := Start(Options{Tick: time.Hour, Transport: nowhere{}, Core: core.Config{
-		Self: 1, Nodes: []core.NodeID{1}, Preferred: 1, Quorum: 1, MaxLag: 10, ElectionTicks: 3, ReportTicks: 1, TimeoutTicks: 10_000,
-		Log: log, Rand: rand.New(rand.NewPCG(1, 1)),
-	}})
-	require.NoError(t, err)
+	n, log := newAlone(t, mem, time.Hour)
 	s := still{n, make(chan error), make(chan bool, 100)}
 	t.Cleanup(func() {
 		close(s.disk)
@@ -441,12 +442,6 @@ func (s still) settle(t *testing.T) {
 	}, 30*time.Second, 100*time.Microsecond)
 }
 
-// append returns an append of a short record.
-func (s still) append() *core.Append {
-	body := batch.Append(nil, []storage.Record{{Value: []byte("v")}}, 1)
-	return &core.Append{Body: body, Checksum: batch.Checksum(body)}
-}
-
 // beside has something done beside the test.
 func beside(do func()) (done chan struct{}) {
 	done = make(chan struct{})
@@ -464,7 +459,7 @@ func TestWriteOfOnesOwn(t *testing.T) {
 	n, disk, syncs := s.Node, s.disk, s.syncs
 	landed := make(chan int, 100)
 	add := func(i int) (helped chan struct{}) {
-		a := s.append()
+		a := newAppend([]byte("v"))
 		a.Tag = func(a *core.Append) {
 			if a.Err != nil {
 				i = -i
@@ -530,10 +525,10 @@ func TestNothingWaitsForAWriteOfOnesOwn(t *testing.T) {
 		s.settle(t)
 		seen := make(chan struct{})
 		require.NoError(t, s.put(t.Context(), func(c *core.Core) {
-			a := s.append()
+			a := newAppend([]byte("v"))
 			a.Tag = func(*core.Append) {}
 			c.Append(a)
-			refused := s.append()
+			refused := newAppend([]byte("v"))
 			refused.Conditional, refused.EndOffset = true, 1<<40
 			refused.Tag = func(*core.Append) { // it is told of behind the write, by who has the turn
 				_ = s.put(t.Context(), func(*core.Core) { close(seen) })
@@ -575,11 +570,7 @@ func TestWhoMayWrite(t *testing.T) {
 		own := false
 		for i := 0; i < 20 && !own; i++ { // run may happen to have the turn
 			s.settle(t)
-			a := s.append()
-			if c.size > 10 {
-				a.Body = batch.Append(nil, []storage.Record{{Value: make([]byte, c.size)}}, 1)
-				a.Checksum = batch.Checksum(a.Body)
-			}
+			a := newAppend(make([]byte, c.size))
 			landed := make(chan error, 1)
 			a.Tag = func(a *core.Append) { landed <- a.Err }
 			require.NoError(t, s.put(t.Context(), func(c *core.Core) { c.Append(a) }))
