@@ -28,12 +28,6 @@ const (
 
 	// stopTimeout is how long a stopping server waits for its clients.
 	stopTimeout = 10 * time.Second
-
-	// ballast is bytes that are never touched, so that they take up addresses, but no memory. Go
-	// collects garbage when there is as much of it as of what lives, and a server has little that lives:
-	// with these it does so a seventh as often, when some 2 MiB live, for at most twice as much memory
-	// more as they are. GOMEMLIMIT counts them.
-	ballast = 16 << 20
 )
 
 func main() {
@@ -68,7 +62,6 @@ type faultError struct{ error }
 
 // run is the program: it serves until ctx ends, and returns its exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	defer runtime.KeepAlive(make([]byte, ballast))
 	cmd := command(stderr)
 	cmd.SetArgs(args)
 	cmd.SetOut(stdout)
