@@ -172,18 +172,22 @@ func (c *Client) giveBack(l *link, due bool) {
 func do[T any](ctx context.Context, l *link, r *request, parse func([]byte) (T, error)) (T, error) {
 	var none T
 	var p patience
+	var before error // what has come of the attempt before
 	for {
 		cn, err := l.get(ctx)
 		if err != nil {
-			return none, newOpError(r.op, l.address(), r.offset, ErrNotApplied, err)
+			return none, newOpError(r.op, l.address(), r.offset, ErrNotApplied, after(err, before))
 		}
 		v, err := roundTrip(ctx, cn, r, parse)
 		if err == nil {
 			return v, nil
 		}
 		stop := ctx.Err()
-		if stop != nil && errors.Is(err, stop) {
-			return none, err // which says nothing against the server
+		if stop != nil && errors.Is(err, stop) { // which says nothing against the server
+			if before == nil || errors.Is(err, ErrMaybeApplied) {
+				return none, err
+			}
+			return none, newOpError(r.op, cn.address, r.offset, ErrNotApplied, after(cause(err), before))
 		}
 		if l == l.client.main && refusedWith(err, wire.CodeNotLeader) {
 			l = l.client.lead
@@ -197,10 +201,20 @@ func do[T any](ctx context.Context, l *link, r *request, parse func([]byte) (T, 
 		if soon := l.leave(cn, err); stop == nil {
 			stop = p.wait(ctx, l.client, soon)
 		}
+		before = cause(err)
 		if stop != nil {
-			return none, newOpError(r.op, cn.address, r.offset, ErrNotApplied, fmt.Errorf("%w, after: %w", stop, cause(err)))
+			return none, newOpError(r.op, cn.address, r.offset, ErrNotApplied, after(stop, before))
 		}
 	}
+}
+
+// after has an error say what went wrong before it, if anything did: why a request was still
+// being tried when its context ended.
+func after(err, before error) error {
+	if before == nil {
+		return err
+	}
+	return fmt.Errorf("%w, after: %w", err, before)
 }
 
 // refusedWith says whether an error is a server's refusal of that code.

@@ -138,6 +138,36 @@ func TestContextEndsWhileDialling(t *testing.T) {
 	}
 }
 
+// An append whose context ends while it goes on after a refusal says what the refusal was.
+func TestContextEndsAfterARefusal(t *testing.T) {
+	for name, connects := range map[string]bool{"while connecting": false, "before it is sent": true} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			s := wiretest.Start(t, wiretest.Options{Script: func(int, wire.Frame) *wiretest.Action {
+				return wiretest.Refuse(wire.CodeNotLeader, "node 2 at b:2 leads")
+			}})
+			opts := Options{Dial: func(dialling context.Context, address string) (net.Conn, error) {
+				if address == "b:2" {
+					cancel()
+					if !connects {
+						return nil, dialling.Err()
+					}
+				}
+				return new(net.Dialer).DialContext(context.WithoutCancel(dialling), "tcp", s.Address())
+			}}
+			c := dialClient(t, opts, s.Address())
+			_, err := c.Append(ctx, nil, nil)
+			requireOutcome(t, ErrNotApplied, err)
+			require.ErrorIs(t, err, context.Canceled)
+			var refusal *wire.Error
+			require.ErrorAs(t, err, &refusal)
+			require.Equal(t, wire.CodeNotLeader, refusal.Code)
+			require.Empty(t, s.Records())
+		})
+	}
+}
+
 // A fetch that is given up leaves no connection behind.
 func TestFetchesGivenUp(t *testing.T) {
 	s := startReal(t)

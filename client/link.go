@@ -3,7 +3,6 @@ package client
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -111,10 +110,10 @@ func (l *link) connect(ctx context.Context, once bool) (*conn, error) {
 		}
 		stop := ended(ctx)
 		if stop != nil && last != nil {
-			return nil, fmt.Errorf("%w, after: %w", stop, last)
+			return nil, after(stop, last)
 		}
 		if stop != nil && !errors.Is(err, stop) {
-			err = fmt.Errorf("%w, after: %w", stop, err)
+			err = after(stop, err)
 		}
 		if stop != nil || once {
 			return nil, err
@@ -123,7 +122,7 @@ func (l *link) connect(ctx context.Context, once bool) (*conn, error) {
 		since := l.since
 		l.mu.Unlock()
 		if stop := l.client.pause(ctx, since); stop != nil {
-			return nil, fmt.Errorf("%w, after: %w", stop, err)
+			return nil, after(stop, err)
 		}
 		last = err
 	}
