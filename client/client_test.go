@@ -20,6 +20,7 @@ import (
 	"github.com/zue-log/zue/server"
 	"github.com/zue-log/zue/storage"
 	"github.com/zue-log/zue/storage/batch"
+	"github.com/zue-log/zue/tests/programs"
 )
 
 // realServer is a server of a log in a directory, which can be stopped and started.
@@ -34,24 +35,30 @@ type realServer struct {
 }
 
 func startReal(t testing.TB) *realServer {
-	s := &realServer{t: t, dir: t.TempDir(), address: "127.0.0.1:0", segment: 1 << 20}
+	s := &realServer{t: t, dir: t.TempDir(), segment: 1 << 20}
 	if _, measured := t.(*testing.B); measured {
 		s.segment = 0
 	}
-	s.start()
+	l := programs.Listen(t)
+	s.address = l.Addr().String()
+	s.startOn(l)
 	t.Cleanup(s.stop)
 	return s
 }
 
+// start starts it again.
 func (s *realServer) start() {
+	l, err := net.Listen("tcp", s.address)
+	require.NoError(s.t, err)
+	s.startOn(l)
+}
+
+func (s *realServer) startOn(l net.Listener) {
 	var err error
 	s.log, err = storage.Open(s.dir, storage.Options{Sync: storage.SyncNever(), SegmentBytes: s.segment})
 	require.NoError(s.t, err)
 	s.server, err = server.New(s.log, server.Options{Sync: storage.SyncNever()})
 	require.NoError(s.t, err)
-	l, err := net.Listen("tcp", s.address)
-	require.NoError(s.t, err)
-	s.address = l.Addr().String()
 	s.served = make(chan error, 1)
 	go func() { s.served <- s.server.Serve(l) }()
 }
@@ -82,8 +89,7 @@ func dialClient(t testing.TB, opts Options, addresses ...string) *Client {
 
 // nowhere returns an address at which nobody listens.
 func nowhere(t testing.TB) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
+	l := programs.Listen(t)
 	require.NoError(t, l.Close())
 	return l.Addr().String()
 }

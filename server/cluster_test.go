@@ -54,8 +54,7 @@ func startCluster(t testing.TB, n int, tune ...func(*MemberOptions)) *testCluste
 	var lines strings.Builder
 	var listeners []net.Listener
 	for i := range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		require.NoError(t, err)
+		l := programs.Listen(t)
 		listeners = append(listeners, l)
 		role := "follower"
 		if i == 0 {

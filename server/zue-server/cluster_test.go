@@ -126,14 +126,9 @@ func TestListenHost(t *testing.T) {
 // what is not theirs.
 func TestClusterProgram(t *testing.T) {
 	var text strings.Builder
-	var ports []int
+	ports := programs.FreePorts(t, 3)
 	for i := range 3 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		require.NoError(t, err)
-		defer l.Close()
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
 		fmt.Fprintf(&text, "node %d 127.0.0.1 %d %s\n", i+1, ports[i], []string{"leader", "follower", "follower"}[i])
-		require.NoError(t, l.Close())
 	}
 	path, secret, dir := write(t, "cluster.conf", text.String()), write(t, "secret", "secret"), t.TempDir()
 	args := func(i int) []string {

@@ -15,37 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/zue-log/zue/client"
+	"github.com/zue-log/zue/tests/programs"
 )
-
-// devPorts returns the first of some ports in a row that nobody has at the moment.
-func devPorts(t *testing.T, n int) int {
-	t.Helper()
-	for range 100 {
-		var open []net.Listener
-		first := 0
-		for i := range n {
-			port := 0 // any
-			if i > 0 {
-				port = first + i
-			}
-			l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
-			if err != nil {
-				break
-			}
-			if open = append(open, l); i == 0 {
-				first = l.Addr().(*net.TCPAddr).Port
-			}
-		}
-		for _, l := range open {
-			require.NoError(t, l.Close())
-		}
-		if len(open) == n {
-			return first
-		}
-	}
-	t.Fatal("there are not so many free ports in a row")
-	return 0
-}
 
 // runDev runs dev until it serves, has use do something, and stops it. It returns what was
 // printed.
@@ -75,7 +46,7 @@ func runDev(t *testing.T, use func(), args ...string) string {
 func TestDev(t *testing.T) {
 	t.Setenv("TMPDIR", t.TempDir())
 	t.Setenv("BUILD_WORKING_DIRECTORY", "")
-	port := devPorts(t, 3)
+	port := programs.FreePorts(t, 3)[0]
 	out := runDev(t, func() {
 		// A client of any node appends, and another node has it.
 		c, err := client.Dial(t.Context(), []string{net.JoinHostPort("127.0.0.1", strconv.Itoa(port+2))}, client.Options{})
@@ -98,7 +69,7 @@ func TestDev(t *testing.T) {
 
 func TestDevKeepsItsDirectory(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "cluster")
-	port := strconv.Itoa(devPorts(t, 1))
+	port := strconv.Itoa(programs.FreePorts(t, 1)[0])
 	require.Contains(t, runDev(t, func() {}, "--port", port, "--dir", dir, "--nodes", "1"), "offset 0, after")
 	require.Contains(t, runDev(t, func() {}, "--dir", dir), "offset 1, after", "with the ports of its cluster.conf")
 
@@ -118,8 +89,7 @@ func TestDevFaults(t *testing.T) {
 	require.Equal(t, exitUsage, run(t.Context(), []string{"dev", "9001"}, &stdout, &stderr))
 	require.Contains(t, stderr.String(), "takes no arguments")
 
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
+	l := programs.Listen(t)
 	defer l.Close()
 	stderr.Reset()
 	port := strconv.Itoa(l.Addr().(*net.TCPAddr).Port)

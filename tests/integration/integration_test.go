@@ -216,11 +216,7 @@ func TestHalfFrame(t *testing.T) {
 }
 
 func TestClientFailures(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	require.NoError(t, err)
-	require.NoError(t, l.Close())
+	port := strconv.Itoa(programs.FreePorts(t, 1)[0])
 	for _, args := range [][]string{{"append", "127.0.0.1", port, "k", "v"}, {"read", "127.0.0.1", port, "0"}, {"append", "127.0.0.1", port, "--stdin"}} {
 		r := runClient(t, strings.NewReader("x\n"), args...)
 		require.Equal(t, 1, r.code, args)

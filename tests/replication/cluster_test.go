@@ -48,7 +48,7 @@ func newCluster(t testing.TB, n int, lines string, flags ...string) *cluster {
 	t.Helper()
 	c := &cluster{t: t, links: map[[2]int]*link{}}
 	dir := t.TempDir()
-	for i, port := range freePorts(t, n) {
+	for i, port := range programs.FreePorts(t, n) {
 		c.nodes = append(c.nodes, &node{
 			cluster: c, id: i + 1, port: port, flags: flags, log: &programs.Output{},
 			dir: filepath.Join(dir, fmt.Sprintf("node%d", i+1)), conf: filepath.Join(dir, fmt.Sprintf("cluster%d.conf", i+1)),

@@ -6,7 +6,7 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/stretchr/testify/require"
+	"github.com/zue-log/zue/tests/programs"
 )
 
 // link carries what one node dials another for: messages from that one to the other. Cut, it
@@ -24,8 +24,7 @@ type link struct {
 // newLink makes a link to an address, and returns it with its own.
 func newLink(t testing.TB, target string) (*link, int) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
+	l := programs.Listen(t)
 	k := &link{listener: l, target: target, conns: map[net.Conn]bool{}}
 	k.tasks.Go(k.accept)
 	t.Cleanup(k.close)

@@ -5,11 +5,8 @@ package replication
 
 import (
 	"bytes"
-	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -76,22 +73,4 @@ func run(t testing.TB, args ...string) result {
 		require.NoError(t, err)
 	}
 	return result{cmd.ProcessState.ExitCode(), strings.TrimSuffix(stdout.String(), "\n"), stderr.String()}
-}
-
-// freePorts returns ports that nobody has at the moment. They are not among those that the system
-// gives to whoever asks for any: or a connection might have one by the time that its server starts
-// again.
-func freePorts(t testing.TB, n int) (ports []int) {
-	t.Helper()
-	for tries := 0; len(ports) < n; tries++ {
-		require.Less(t, tries, 10_000, "there are no free ports")
-		port := 10_000 + rand.IntN(20_000)
-		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
-		if err != nil {
-			continue
-		}
-		defer l.Close()
-		ports = append(ports, port)
-	}
-	return ports
 }

@@ -13,10 +13,9 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/stretchr/testify/require"
-
 	"github.com/zue-log/zue/net/wire"
 	"github.com/zue-log/zue/storage/batch"
+	"github.com/zue-log/zue/tests/programs"
 )
 
 // Record is a record of the server's log.
@@ -90,12 +89,11 @@ type Server struct {
 	conns    map[net.Conn]struct{} // nil once the server is closed
 }
 
-// Start starts a server on a free port of 127.0.0.1. It is closed, and all its
+// Start starts a server on a port of 127.0.0.1 that nobody else gets when it is closed. It is closed, and all its
 // goroutines have ended, when the test ends.
 func Start(t testing.TB, opts Options) *Server {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
+	listener := programs.Listen(t)
 	s := StartUnheard(t, opts)
 	s.listener = listener
 	s.tasks.Go(func() {

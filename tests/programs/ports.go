@@ -1,0 +1,49 @@
+package programs
+
+import (
+	"math/rand/v2"
+	"net"
+	"strconv"
+	"testing"
+)
+
+// Listen listens on a port of 127.0.0.1 that nobody else gets when the listener is closed: it is
+// not among those that the system gives to whoever asks for any. So a server that starts again
+// finds its port free, and one that is down is not taken for another test's.
+func Listen(t testing.TB) net.Listener {
+	t.Helper()
+	return row(t, 1)[0]
+}
+
+// FreePorts returns ports in a row that nobody has at the moment, nor gets, as [Listen] has them.
+func FreePorts(t testing.TB, n int) (ports []int) {
+	t.Helper()
+	for _, l := range row(t, n) {
+		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
+		_ = l.Close()
+	}
+	return ports
+}
+
+// row listens on n ports in a row.
+func row(t testing.TB, n int) []net.Listener {
+	t.Helper()
+	for range 10_000 {
+		var listeners []net.Listener
+		for first := 10_000 + rand.IntN(20_000); len(listeners) < n; {
+			l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(first+len(listeners))))
+			if err != nil {
+				break
+			}
+			listeners = append(listeners, l)
+		}
+		if len(listeners) == n {
+			return listeners
+		}
+		for _, l := range listeners {
+			_ = l.Close()
+		}
+	}
+	t.Fatalf("there are no %d free ports in a row", n)
+	return nil
+}
