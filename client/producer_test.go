@@ -186,8 +186,10 @@ func TestProducerRetries(t *testing.T) {
 
 func TestProducerStopsOnError(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		sent := make(chan struct{})
 		c, s := bubbled(t, wiretest.Options{Script: func(n int, f wire.Frame) *wiretest.Action {
 			if n == 2 {
+				<-sent // else Send refuses what comes behind
 				return wiretest.Refuse(wire.CodeQuorumFailed, "")
 			}
 			return nil
@@ -197,6 +199,7 @@ func TestProducerStopsOnError(t *testing.T) {
 		for i := range errs {
 			require.NoError(t, p.Send(t.Context(), Record{}, func(_ uint64, err error) { errs[i] = err }))
 		}
+		close(sent)
 		require.NoError(t, p.Flush(t.Context()))
 		require.NoError(t, errors.Join(errs[:2]...))
 		requireOutcome(t, ErrMaybeApplied, errs[2])
