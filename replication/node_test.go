@@ -232,12 +232,12 @@ func TestStopAnswers(t *testing.T) {
 		}
 	}
 	answers := make(chan error, 10)
+	node := led.Node // which stop takes from it
 	for range 10 {
 		go func() {
-			answers <- led.Append(context.Background(), newAppend(nil))
+			answers <- node.Append(context.Background(), newAppend(nil))
 		}()
 	}
-	node := led.Node
 	led.stop()
 	for range 10 {
 		err := <-answers
@@ -399,14 +399,17 @@ func TestDiskThatStallsAndFails(t *testing.T) {
 // has something for its core.
 type still struct {
 	*Node
-	disk  chan error // what becomes of a sync of entries
-	syncs chan bool  // for each: does who helps do it?
+	log    *storage.Log
+	disk   chan error // what becomes of a sync of entries
+	syncs  chan bool  // for each: does who helps do it?
+	added  int
+	landed chan int // which appends of add were answered; -i: the i-th failed
 }
 
-func startStill(t *testing.T) still {
+func startStill(t *testing.T) *still {
 	mem := vfs.NewMem()
 	n, log := newAlone(t, mem, time.Hour)
-	s := still{n, make(chan error), make(chan bool, 100)}
+	s := &still{Node: n, log: log, disk: make(chan error), syncs: make(chan bool, 100), landed: make(chan int, 100)}
 	t.Cleanup(func() {
 		close(s.disk)
 		n.Stop()
@@ -430,11 +433,15 @@ func startStill(t *testing.T) still {
 }
 
 // settle waits until nobody has anything to do.
-func (s still) settle(t *testing.T) {
+func (s *still) settle(t *testing.T) {
 	require.Eventually(t, func() bool {
 		s.turn.Lock()
 		defer s.turn.Unlock()
-		if s.pending > 0 || len(s.wake) > 0 || s.waiting() || !s.Node.disk.TryLock() {
+		if s.waiting() {
+			s.rouse() // who came while the test had the turn takes it that somebody sees to this
+			return false
+		}
+		if s.pending > 0 || len(s.wake) > 0 || !s.Node.disk.TryLock() {
 			return false
 		}
 		s.Node.disk.Unlock()
@@ -452,43 +459,46 @@ func beside(do func()) (done chan struct{}) {
 	return done
 }
 
+// add appends a record, and helps.
+func (s *still) add(t *testing.T) (helped chan struct{}) {
+	s.added++
+	i := s.added
+	a := newAppend([]byte("v"))
+	a.Tag = func(a *core.Append) {
+		if a.Err != nil {
+			i = -i
+		}
+		s.landed <- i
+	}
+	require.NoError(t, s.put(t.Context(), func(c *core.Core) { c.Append(a) }))
+	return beside(func() { s.help(true) })
+}
+
+// own adds until it is who helps that writes, and not run, which may happen to have the turn. The
+// disk has that write then.
+func (s *still) own(t *testing.T) (helped chan struct{}) {
+	for {
+		require.Less(t, s.added, 1000, "it never does")
+		s.settle(t)
+		helped = s.add(t)
+		if <-s.syncs {
+			return helped
+		}
+		s.disk <- nil
+		require.Equal(t, s.added, <-s.landed)
+		<-helped
+	}
+}
+
 // Who helps makes a single short write durable himself. Meanwhile the node goes on, and others'
 // writes come behind his; one that fails ends the node.
 func TestWriteOfOnesOwn(t *testing.T) {
 	s := startStill(t)
-	n, disk, syncs := s.Node, s.disk, s.syncs
-	landed := make(chan int, 100)
-	add := func(i int) (helped chan struct{}) {
-		a := newAppend([]byte("v"))
-		a.Tag = func(a *core.Append) {
-			if a.Err != nil {
-				i = -i
-			}
-			landed <- i
-		}
-		require.NoError(t, n.put(t.Context(), func(c *core.Core) { c.Append(a) }))
-		return beside(func() { n.help(true) })
-	}
-	i := 0
-	// own adds until it is who helps that writes, and not run, which may happen to have the turn.
-	own := func() (helped chan struct{}) {
-		for {
-			i++
-			require.Less(t, i, 1000, "it never does")
-			s.settle(t)
-			helped = add(i)
-			if <-syncs {
-				return helped
-			}
-			disk <- nil
-			require.Equal(t, i, <-landed)
-			<-helped
-		}
-	}
-	first := own()
-	<-add(i + 1) // somebody is writing
-	<-add(i + 2)
-	st, err := n.Status(t.Context())
+	first := s.own(t)
+	next := s.added
+	<-s.add(t) // somebody is writing
+	<-s.add(t)
+	st, err := s.Status(t.Context())
 	require.NoError(t, err, "the node goes on")
 	require.Equal(t, core.RoleLeader, st.Role)
 	select {
@@ -496,25 +506,49 @@ func TestWriteOfOnesOwn(t *testing.T) {
 		t.Fatal("what was not durable was")
 	default:
 	}
-	disk <- nil
+	s.disk <- nil
 	<-first
-	for until := i + 2; i <= until; {
+	for next <= s.added {
 		select {
-		case <-syncs:
-			disk <- nil
-		case next := <-landed:
-			require.Equal(t, i, next)
-			i++
+		case <-s.syncs:
+			s.disk <- nil
+		case landed := <-s.landed:
+			require.Equal(t, next, landed)
+			next++
 		}
 	}
-	i--
 
-	last := own()
-	disk <- syscall.EIO
+	last := s.own(t)
+	s.disk <- syscall.EIO
 	<-last
-	<-n.Done()
-	require.ErrorIs(t, n.Err(), syscall.EIO)
-	require.Equal(t, -i, <-landed)
+	<-s.Done()
+	require.ErrorIs(t, s.Err(), syscall.EIO)
+	require.Equal(t, -s.added, <-s.landed)
+}
+
+// Stop waits for the write that one who helps is about, which is in the log then.
+func TestStopDuringAWriteOfOnesOwn(t *testing.T) {
+	s := startStill(t)
+	helped := s.own(t)
+	stopped := beside(s.Stop)
+	require.Eventually(t, func() bool {
+		s.turn.Lock()
+		defer s.turn.Unlock()
+		return s.closing
+	}, 30*time.Second, 100*time.Microsecond)
+	select {
+	case <-stopped:
+		t.Fatal("it did not wait")
+	case <-helped:
+		t.Fatal("what was not durable was")
+	default:
+	}
+	s.disk <- nil
+	<-helped
+	<-stopped
+	require.ErrorIs(t, s.Err(), ErrStopped)
+	require.Equal(t, -s.added, <-s.landed, "it was told that the node stops")
+	require.EqualValues(t, s.added, s.log.LastPlace().Offset, "and may find the record there")
 }
 
 // What comes while a round ends is seen to, though who had the turn goes to the disk.
