@@ -78,13 +78,13 @@ type Member struct {
 	inSyncChanges atomic.Uint64
 	once          sync.Once
 	done          chan struct{}
+	closeListener func() error // does it once, and says what came of it
 
 	mu     sync.Mutex
 	grace  context.Context // of Stop
 	life   *life           // the last one
 	err    error
 	asides []string // directories that were put aside
-	closed bool     // the listener
 	// rejoin is the state with which the node begins anew, after its directory was put aside;
 	// nil: as the directory has it. It is run's alone, and StartMember's before.
 	rejoin []byte
@@ -97,6 +97,7 @@ type life struct {
 	node   *replication.Node
 	peers  *peerNetwork
 	server *Server
+	turn   *turn
 	served chan error
 	watch  *watch
 	ctx    context.Context // ends when the life does
@@ -149,7 +150,15 @@ func newMember(o MemberOptions) (*Member, error) {
 	if dir, err := filepath.EvalSymlinks(o.Dir); err == nil {
 		o.Dir = dir // what is put aside is the directory, not a link to it
 	}
-	return &Member{opts: o, logger: o.Server.Logger, stopping: make(chan struct{}), done: make(chan struct{})}, nil
+	return &Member{
+		opts: o, logger: o.Server.Logger, stopping: make(chan struct{}), done: make(chan struct{}),
+		closeListener: sync.OnceValue(func() error {
+			if err := o.Listener.Close(); err != nil {
+				return fmt.Errorf("close the listener: %w", err)
+			}
+			return nil
+		}),
+	}, nil
 }
 
 // begin begins a life; with an empty directory, if the log that is there is damaged and may be
@@ -309,12 +318,11 @@ func (l *life) serve() (err error) {
 		notes: m.notes, changes: m.inSyncChanges.Load, room: semaphore.NewWeighted(maxInFlightBytes),
 		ended: l.nodeUp, cut: l.nodeDown,
 	}
-	turn, err := takeTurn(m.opts.Listener)
-	if err != nil {
+	if l.turn, err = m.takeTurn(); err != nil {
 		return err
 	}
 	l.watch = watchInSync(l)
-	go func() { l.served <- l.server.Serve(turn) }()
+	go func() { l.served <- l.server.Serve(l.turn) }()
 	m.logger.Info("listening", "address", m.opts.Listener.Addr().String(), "node", m.opts.Self)
 	return nil
 }
@@ -350,10 +358,10 @@ func (m *Member) await(l *life) (*life, error) {
 		m.mu.Lock()
 		grace := m.grace
 		m.mu.Unlock()
+		l.turn.beLast()
 		l.server.stopAccepting()
-		err := m.closeListener()
 		l.handOver(grace)
-		return nil, errors.Join(err, l.stop(grace))
+		return nil, l.stop(grace)
 	case <-l.node.Done():
 		return m.beginAnew(l)
 	case err := <-l.served:
@@ -364,23 +372,10 @@ func (m *Member) await(l *life) (*life, error) {
 	}
 }
 
-// closeListener closes the listener, once.
-func (m *Member) closeListener() error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.closed {
-		return nil
-	}
-	m.closed = true
-	if err := m.opts.Listener.Close(); err != nil {
-		return fmt.Errorf("close the listener: %w", err)
-	}
-	return nil
-}
-
 // beginAnew ends a life whose node has failed, and begins another one if it can.
 func (m *Member) beginAnew(l *life) (*life, error) {
 	cause := l.node.Err()
+	_ = l.turn.Close() // who connects now waits for the next life
 	grace, cancel := context.WithTimeout(context.Background(), failedDrain)
 	defer cancel()
 	err := l.stop(grace)
@@ -528,19 +523,29 @@ func (m *Member) Status() wire.Status {
 	return l.server.status()
 }
 
-// turn is a listener for one life, which leaves the one that it stands for open: connections that
-// come in between wait.
+// turn is a listener for one life, which leaves the one that it stands for open, unless it is the
+// last: connections that come in between wait.
 type turn struct {
 	Listener
+	member *Member
 	mu     sync.Mutex
 	closed bool
+	last   bool
 }
 
-func takeTurn(l Listener) (*turn, error) {
+func (m *Member) takeTurn() (*turn, error) {
+	l := m.opts.Listener
 	if err := l.SetDeadline(time.Time{}); err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", l.Addr(), err)
 	}
-	return &turn{Listener: l}, nil
+	return &turn{Listener: l, member: m}, nil
+}
+
+// beLast has Close close the listener that it stands for.
+func (t *turn) beLast() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.last = true
 }
 
 // Accept implements net.Listener.
@@ -559,5 +564,8 @@ func (t *turn) Close() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.closed = true
+	if t.last {
+		return t.member.closeListener()
+	}
 	return t.SetDeadline(time.Unix(1, 0)) // Accept returns
 }

@@ -28,6 +28,10 @@ const (
 	// before it is closed, drainTime how long it may go on sending.
 	drainPause = 20 * time.Millisecond
 	drainTime  = 2 * time.Second
+	// acceptWait is how long no connection may come to a listener that is to be closed, and
+	// maxAcceptWaiting how long they may go on coming.
+	acceptWait       = 10 * time.Millisecond
+	maxAcceptWaiting = 100 * time.Millisecond
 )
 
 // ErrStopped is returned by Serve after Shutdown.
@@ -54,7 +58,8 @@ type Server struct {
 	stopped   chan struct{} // closed when stopping is set
 	listeners map[net.Listener]struct{}
 	sessions  map[*session]struct{}
-	running   sync.WaitGroup // Serve calls, sessions and scrubs
+	running   sync.WaitGroup // sessions and scrubs
+	serving   sync.WaitGroup // Serve calls, which begin sessions
 	scrubbing sync.Once
 	peers     sync.WaitGroup // connections of other nodes
 	peerCount int
@@ -152,20 +157,26 @@ func New(log *storage.Log, o Options) (*Server, error) {
 // Serve accepts connections on l, which it closes, until Shutdown; then it
 // returns ErrStopped. It fails otherwise only if l does for good.
 func (s *Server) Serve(l net.Listener) error {
-	if !s.begin(func() { s.listeners[l] = struct{}{} }) {
+	s.mu.Lock()
+	if s.stopping {
+		s.mu.Unlock()
 		return errors.Join(ErrStopped, l.Close())
 	}
+	s.listeners[l] = struct{}{}
+	s.serving.Add(1)
+	s.mu.Unlock()
+	defer s.serving.Done()
 	s.scrubbing.Do(func() {
-		if s.opts.ScrubInterval > 0 && s.begin(func() {}) {
+		if s.opts.ScrubInterval > 0 {
+			s.running.Add(1)
 			go s.scrub()
 		}
 	})
-	defer s.running.Done()
 	defer func() {
 		s.mu.Lock()
 		delete(s.listeners, l)
 		s.mu.Unlock()
-		_ = l.Close() // Shutdown may have closed it already
+		_ = l.Close() // stopAccepting may have closed it already
 	}()
 	for {
 		conn, err := l.Accept()
@@ -175,6 +186,7 @@ func (s *Server) Serve(l net.Listener) error {
 		}
 		select {
 		case <-s.stopped:
+			s.acceptWaiting(l)
 			return ErrStopped
 		default:
 		}
@@ -189,20 +201,28 @@ func (s *Server) Serve(l net.Listener) error {
 	}
 }
 
-// begin registers something that Shutdown must end and wait for; false if it is
-// too late for that.
-func (s *Server) begin(register func()) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.stopping {
-		return false
+// deadliner is a listener whose Accept can be ended without closing it, as a [net.TCPListener]'s.
+type deadliner interface{ SetDeadline(time.Time) error }
+
+// acceptWaiting accepts the connections that the system has for a listener which is to be closed.
+// Their clients have connected, and may have sent requests, of which they could not know what
+// became if the system reset them.
+func (s *Server) acceptWaiting(l net.Listener) {
+	d, ok := l.(deadliner)
+	for end := time.Now().Add(maxAcceptWaiting); ok && time.Now().Before(end); {
+		if d.SetDeadline(time.Now().Add(acceptWait)) != nil {
+			return
+		}
+		conn, err := l.Accept()
+		if err != nil {
+			return // there are no more
+		}
+		s.open(conn)
 	}
-	s.running.Add(1)
-	register()
-	return true
 }
 
-// open starts the session of a new connection.
+// open starts the session of a new connection. Its caller is Serve, for which Shutdown waits
+// before it waits for sessions.
 func (s *Server) open(conn net.Conn) {
 	c := newSession(s, conn)
 	if n := s.count(); n >= s.opts.MaxConnections {
@@ -212,10 +232,10 @@ func (s *Server) open(conn net.Conn) {
 		}
 		c.extra = true
 	}
-	if !s.begin(func() { s.sessions[c] = struct{}{} }) {
-		_ = conn.Close()
-		return
-	}
+	s.mu.Lock()
+	s.running.Add(1)
+	s.sessions[c] = struct{}{}
+	s.mu.Unlock()
 	go func() {
 		hello := c.run()
 		s.mu.Lock()
@@ -246,23 +266,27 @@ func (s *Server) turnAway(c *session) {
 	_ = c.conn.Close()
 }
 
-// stopAccepting closes the listeners. Sessions go on.
+// stopAccepting closes the listeners, when the connections that wait there are accepted. Sessions
+// go on.
 func (s *Server) stopAccepting() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if !s.stopping {
 		s.stopping = true
 		close(s.stopped)
+		for l := range s.listeners { // Accept ends by it, and Serve
+			if d, ok := l.(deadliner); !ok || d.SetDeadline(time.Unix(1, 0)) != nil {
+				_ = l.Close()
+			}
+		}
 	}
-	for l := range s.listeners {
-		_ = l.Close() // Serve ends by it
-	}
+	s.mu.Unlock()
+	s.serving.Wait()
 }
 
-// Shutdown stops accepting, has the requests answered that have arrived, closes each
-// connection when it has sent nothing for some 20 ms, or after 2 s, and waits for
-// that. When ctx ends first the connections are closed at once, and the error is
-// ctx's. Connections of other nodes stay until the cluster's transport is closed.
+// Shutdown accepts who has connected, and nobody after that, has the requests answered that
+// have arrived, closes each connection when it has sent nothing for some 20 ms, or after
+// 2 s, and waits for that. When ctx ends first the connections are closed at once, and the
+// error is ctx's. Connections of other nodes stay until the cluster's transport is closed.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.stopAccepting()
 	s.mu.Lock()
