@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/semaphore"
@@ -546,6 +547,14 @@ func (t *turn) beLast() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.last = true
+}
+
+// SyscallConn implements syscall.Conn, if the listener does.
+func (t *turn) SyscallConn() (syscall.RawConn, error) {
+	if l, ok := t.Listener.(syscall.Conn); ok {
+		return l.SyscallConn()
+	}
+	return nil, errors.ErrUnsupported
 }
 
 // Accept implements net.Listener.

@@ -6,12 +6,15 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/zue-log/zue/net/wire"
 	"github.com/zue-log/zue/storage"
 	"golang.org/x/sync/semaphore"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -28,10 +31,8 @@ const (
 	// before it is closed, drainTime how long it may go on sending.
 	drainPause = 20 * time.Millisecond
 	drainTime  = 2 * time.Second
-	// acceptWait is how long no connection may come to a listener that is to be closed, and
-	// maxAcceptWaiting how long they may go on coming.
-	acceptWait       = 10 * time.Millisecond
-	maxAcceptWaiting = 100 * time.Millisecond
+	// maxAcceptWaiting is how long connections may go on coming to a listener that is to be closed.
+	maxAcceptWaiting = time.Second
 )
 
 // ErrStopped is returned by Serve after Shutdown.
@@ -204,21 +205,37 @@ func (s *Server) Serve(l net.Listener) error {
 // deadliner is a listener whose Accept can be ended without closing it, as a [net.TCPListener]'s.
 type deadliner interface{ SetDeadline(time.Time) error }
 
-// acceptWaiting accepts the connections that the system has for a listener which is to be closed.
+// acceptWaiting accepts the connections that the system has for a listener which is closed next.
 // Their clients have connected, and may have sent requests, of which they could not know what
-// became if the system reset them.
+// became if the system reset them. It does so itself: Accept looks for none when its deadline
+// has passed, which on a busy machine comes before those that have come meanwhile.
 func (s *Server) acceptWaiting(l net.Listener) {
-	d, ok := l.(deadliner)
-	for end := time.Now().Add(maxAcceptWaiting); ok && time.Now().Before(end); {
-		if d.SetDeadline(time.Now().Add(acceptWait)) != nil {
-			return
-		}
-		conn, err := l.Accept()
-		if err != nil {
+	sc, ok := l.(syscall.Conn)
+	if !ok {
+		return
+	}
+	raw, err := sc.SyscallConn()
+	for end := time.Now().Add(maxAcceptWaiting); err == nil && time.Now().Before(end); {
+		fd := -1
+		var failed error
+		err = raw.Control(func(listener uintptr) { fd, _, failed = unix.Accept(int(listener)) })
+		switch {
+		case err != nil:
+		case failed == nil:
+			if conn, err := connOf(fd); err == nil {
+				s.open(conn)
+			}
+		case failed != unix.EINTR && failed != unix.ECONNABORTED:
 			return // there are no more
 		}
-		s.open(conn)
 	}
+}
+
+// connOf makes a connection of a socket, which it takes over.
+func connOf(fd int) (net.Conn, error) {
+	f := os.NewFile(uintptr(fd), "")
+	defer f.Close() // FileConn has one of its own
+	return net.FileConn(f)
 }
 
 // open starts the session of a new connection. Its caller is Serve, for which Shutdown waits

@@ -4,6 +4,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"strconv"
+	"sync"
 	"testing"
 )
 
@@ -25,19 +26,31 @@ func FreePorts(t testing.TB, n int) (ports []int) {
 	return ports
 }
 
+// given are the ports that this process was given: those of FreePorts may be free when others are
+// looked for.
+var (
+	givenMu sync.Mutex
+	given   = map[int]bool{}
+)
+
 // row listens on n ports in a row.
 func row(t testing.TB, n int) []net.Listener {
 	t.Helper()
+	givenMu.Lock()
+	defer givenMu.Unlock()
 	for range 10_000 {
 		var listeners []net.Listener
-		for first := 10_000 + rand.IntN(20_000); len(listeners) < n; {
-			l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(first+len(listeners))))
+		for port := 10_000 + rand.IntN(20_000); len(listeners) < n && !given[port]; port++ {
+			l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 			if err != nil {
 				break
 			}
 			listeners = append(listeners, l)
 		}
 		if len(listeners) == n {
+			for _, l := range listeners {
+				given[l.Addr().(*net.TCPAddr).Port] = true
+			}
 			return listeners
 		}
 		for _, l := range listeners {

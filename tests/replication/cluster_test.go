@@ -147,12 +147,24 @@ func (c *cluster) heal() {
 	}
 }
 
+// connect is how clients connect: to a node itself, though the one that tells them of it, as the
+// leader, has the address of a link. A link takes connections to nodes that are down, and loses
+// what is sent when it is cut, neither of which happens to clients here.
+func (c *cluster) connect(ctx context.Context, address string) (net.Conn, error) {
+	for _, k := range c.links {
+		if k.listener.Addr().String() == address {
+			address = k.target
+		}
+	}
+	return new(net.Dialer).DialContext(ctx, "tcp", address)
+}
+
 // only returns a client of the node alone, which tries nothing twice.
 func (n *node) only() *client.Client {
 	n.t.Helper()
 	ctx, cancel := context.WithTimeout(n.t.Context(), patience)
 	defer cancel()
-	c, err := client.Dial(ctx, []string{n.address()}, client.Options{NoRetry: true, DialTimeout: 5 * time.Second})
+	c, err := client.Dial(ctx, []string{n.address()}, client.Options{NoRetry: true, DialTimeout: 5 * time.Second, Dial: n.connect})
 	require.NoError(n.t, err)
 	n.t.Cleanup(func() { _ = c.Close() })
 	return c
@@ -168,7 +180,7 @@ func (c *cluster) dial() *client.Client {
 	}
 	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
 	defer cancel()
-	all, err := client.Dial(ctx, addresses, client.Options{StallTimeout: 3 * time.Second})
+	all, err := client.Dial(ctx, addresses, client.Options{StallTimeout: 3 * time.Second, Dial: c.connect})
 	require.NoError(c.t, err)
 	c.t.Cleanup(func() { _ = all.Close() })
 	return all

@@ -313,8 +313,8 @@ func TestLongPartition(t *testing.T) {
 						c.isolate(away[i].id)
 					}
 					began := time.Now()
-					// The address of the leader that those who are cut off have for clients is that of
-					// a link which is cut, too.
+					// A leader that is cut off takes appends, of which nobody knows what becomes, until
+					// it has noticed; and followers send clients there.
 					for _, a := range away {
 						c.eventually(fmt.Sprintf("node %d knows of no leader", a.id), func() error {
 							if st, err := a.status(); err != nil || st.Cluster.Leader != 0 {
