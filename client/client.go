@@ -196,6 +196,9 @@ func do[T any](ctx context.Context, l *link, r *request, parse func([]byte) (T, 
 			if errors.Is(err, ErrElsewhere) {
 				l.leave(cn, err) // the next request may go there
 			}
+			if c := l.client; c.closed.Err() != nil && !errors.Is(err, ErrClosed) && !errors.Is(err, ErrMaybeApplied) {
+				err = newOpError(r.op, cn.address, r.offset, ErrNotApplied, after(ErrClosed, cause(err)))
+			}
 			return none, err
 		}
 		if soon := l.leave(cn, err); stop == nil {

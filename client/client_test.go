@@ -195,10 +195,8 @@ func TestServerRestarts(t *testing.T) {
 	_, err := c.Append(t.Context(), nil, []byte("before"))
 	require.NoError(t, err)
 	s.stop()
+	require.Eventually(t, func() bool { return c.main.current() == nil }, time.Minute, time.Millisecond)
 	_, err = c.Append(within(t, 20*time.Millisecond), nil, []byte("down"))
-	if errors.Is(err, ErrMaybeApplied) { // it was sent before the end of the connection was seen
-		_, err = c.Append(within(t, 20*time.Millisecond), nil, []byte("down"))
-	}
 	requireOutcome(t, ErrNotApplied, err)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	read := make(chan error)
@@ -239,7 +237,7 @@ func TestFollowsTheLeader(t *testing.T) {
 				require.NoError(t, err)
 			}
 			require.Equal(t, leader.Address(), c.LeaderAddress())
-			require.LessOrEqual(t, int(asked.Load()), len(addresses))
+			require.LessOrEqual(t, int(asked.Load()), len(addresses)+1, "once each, and once more if connecting to the leader takes long")
 		})
 	}
 	require.Len(t, leader.Records(), 12)

@@ -170,11 +170,8 @@ func TestManyGoroutinesShareAClient(t *testing.T) {
 }
 
 func TestDialErrorsSayWhere(t *testing.T) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	address := listener.Addr().String()
-	require.NoError(t, listener.Close())
-	_, err = dialConn(t.Context(), address, Options{})
+	address := nowhere(t)
+	_, err := dialConn(t.Context(), address, Options{})
 	var op *OpError
 	require.ErrorAs(t, err, &op)
 	require.Equal(t, OpDial, op.Op)

@@ -108,7 +108,8 @@ func (late) Deadline() (time.Time, bool) { return time.Unix(1, 0), true }
 func TestContextEndsWhileDialling(t *testing.T) {
 	cut := &net.OpError{Op: "dial", Net: "tcp", Err: os.ErrDeadlineExceeded}
 	cancelable, cancel := context.WithCancel(t.Context())
-	passing, done := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	passing, done := context.WithTimeout(t.Context(), time.Second)
 	defer done()
 	nothing := func(context.Context) {}
 	for _, c := range []struct {

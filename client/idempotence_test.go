@@ -112,11 +112,12 @@ func TestIdempotentBatchStaysMaybe(t *testing.T) {
 // A refusal behind a gap is met again; one that is final ends the producer.
 func TestIdempotentProducerFillsGaps(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		next, attempts := int32(0), 0
+		next, attempts, sent := int32(0), 0, make(chan struct{})
 		p, s := idempotent(t, ProducerOptions{}, func(n int, h batch.Header) *wiretest.Action {
 			attempts++
 			switch {
 			case n == 2: // the third, when the fourth and the fifth are under way
+				<-sent
 				return wiretest.Refuse(wire.CodeReplicationTimeout, "")
 			case h.BaseSequence > next:
 				return wiretest.Refuse(wire.CodeSequenceGap, "")
@@ -130,6 +131,7 @@ func TestIdempotentProducerFillsGaps(t *testing.T) {
 		for i := range errs {
 			require.NoError(t, p.Send(t.Context(), Record{Value: fmt.Append(nil, i)}, func(_ uint64, err error) { errs[i] = err }))
 		}
+		close(sent)
 		require.NoError(t, p.Flush(t.Context()))
 		require.NoError(t, errors.Join(errs[:8]...))
 		requireOutcome(t, ErrNotApplied, errs[8])

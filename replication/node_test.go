@@ -77,7 +77,7 @@ func (m *member) start() {
 		Tick: 10 * time.Millisecond, Transport: port{m.hub},
 		Core: core.Config{
 			Self: m.id, Nodes: []core.NodeID{1, 2, 3}, Preferred: 1, Quorum: 2, MaxLag: 10_000, RecentBytes: 1 << 10,
-			ElectionTicks: 100, ReportTicks: 20, TimeoutTicks: 1000, Log: m.log, Rand: rand.New(rand.NewPCG(rand.Uint64(), 1)),
+			ElectionTicks: 500, ReportTicks: 20, TimeoutTicks: 1000, Log: m.log, Rand: rand.New(rand.NewPCG(rand.Uint64(), 1)),
 		},
 	})
 	require.NoError(m.t, err)
@@ -241,7 +241,7 @@ func TestStopAnswers(t *testing.T) {
 	led.stop()
 	for range 10 {
 		err := <-answers
-		require.True(t, errors.Is(err, core.ErrStopped) || errors.Is(err, core.ErrNotLeader) || errors.Is(err, core.ErrInsufficientISR), "%v", err)
+		require.True(t, errors.Is(err, core.ErrStopped) || errors.Is(err, core.ErrNotLeader) || errors.Is(err, core.ErrInsufficientISR) || errors.Is(err, core.ErrQuorumFailed), "%v", err)
 	}
 	require.ErrorIs(t, node.Err(), ErrStopped)
 	require.False(t, node.AppendRecords([]storage.Record{{}}, nil))

@@ -34,14 +34,14 @@ func (s *Server) hasMemory(n int64) bool {
 
 // A client that sends large frames without a pause has the time for each that is its due.
 func TestLargeFramesWithoutAPause(t *testing.T) {
-	addr, _, _ := start(t, storage.Options{}, func(s *Server) { s.frameTimeout = 200 * time.Millisecond })
+	addr, _, _ := start(t, storage.Options{}, func(s *Server) { s.frameTimeout = time.Second })
 	c := dial(t, addr)
 	frame := large(70_000)
 	half := len(frame) / 2
 	_, err := c.Write(frame[:half])
 	require.NoError(t, err)
-	// The rest of one, and half of the next, for longer than one may take: 1.3 s.
-	for began := time.Now(); time.Since(began) < 2*time.Second; {
+	// The rest of one, and half of the next, for longer than one may take: 2.1 s.
+	for began := time.Now(); time.Since(began) < 3*time.Second; {
 		_, err = c.Write(append(append([]byte(nil), frame[half:]...), frame[:half]...))
 		require.NoError(t, err)
 		_, err = io.ReadFull(c, make([]byte, 13))
@@ -113,7 +113,7 @@ func TestShutdownAnswersALargeRequest(t *testing.T) {
 
 // Nothing follows a write that has failed: nobody knows how much of it was written.
 func TestNothingFollowsAFailedWrite(t *testing.T) {
-	_, s, _ := start(t, storage.Options{}, func(s *Server) { s.writeTimeout = 50 * time.Millisecond })
+	_, s, _ := start(t, storage.Options{}, func(s *Server) { s.writeTimeout = time.Second })
 	near, far := net.Pipe()
 	s.open(far)
 	defer near.Close()
@@ -124,7 +124,7 @@ func TestNothingFollowsAFailedWrite(t *testing.T) {
 	require.NoError(t, err)
 	_, err = io.ReadFull(near, make([]byte, 5))
 	require.NoError(t, err)
-	<-time.After(200 * time.Millisecond) // the server gives up
+	require.Eventually(t, func() bool { return s.count() == 0 }, 30*time.Second, 10*time.Millisecond, "the server gives up")
 	rest, err := io.ReadAll(near)
 	require.NoError(t, err)
 	require.Empty(t, rest)

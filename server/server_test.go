@@ -331,7 +331,7 @@ func TestFailedLogIsAnIOErrorWhateverTheCause(t *testing.T) {
 // TestClientThatStopsWithinAFrame is hung up on; one that is idle between frames is
 // not.
 func TestClientThatStopsWithinAFrame(t *testing.T) {
-	addr, _, _ := start(t, storage.Options{}, func(s *Server) { s.frameTimeout = 500 * time.Millisecond })
+	addr, _, _ := start(t, storage.Options{}, func(s *Server) { s.frameTimeout = 2 * time.Second })
 	idle, half := dial(t, addr), dial(t, addr)
 	for i, c := range []net.Conn{idle, half} {
 		send(t, c, "0a000000 01 ffff")

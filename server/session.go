@@ -101,18 +101,24 @@ func (c *session) fill() error {
 			return err
 		}
 	}
-	// After that, or it might undo the deadline that finish sets. That one may
-	// also have passed while requests were being answered, and more have arrived.
-	if stopBy := c.stopBy.Load(); stopBy != 0 {
-		now := time.Now()
-		if now.UnixNano() > stopBy {
-			return os.ErrDeadlineExceeded
+	for {
+		// After that, or it might undo the deadline that finish sets. That one may
+		// also have passed while requests were being answered, and more have arrived.
+		stopBy := c.stopBy.Load()
+		if stopBy != 0 {
+			now := time.Now()
+			if now.UnixNano() > stopBy {
+				return os.ErrDeadlineExceeded
+			}
+			if err := c.conn.SetReadDeadline(now.Add(drainPause)); err != nil {
+				return err
+			}
 		}
-		if err := c.conn.SetReadDeadline(now.Add(drainPause)); err != nil {
+		err := c.dec.Fill()
+		if stopBy == 0 && c.stopBy.Load() == 0 || !errors.Is(err, os.ErrDeadlineExceeded) || !c.arrived() {
 			return err
-		}
+		} // a busy machine sees the deadline and what came before it at once
 	}
-	return c.dec.Fill()
 }
 
 // errOverloaded is why a session ends whose large frame, or long answer, the server has no

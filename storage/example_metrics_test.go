@@ -16,7 +16,7 @@ func ExampleLog_Metrics() {
 		log.Fatal(err)
 	}
 	defer os.RemoveAll(dir)
-	l, err := storage.Open(dir, storage.Options{Events: storage.Events{
+	l, err := storage.Open(dir, storage.Options{SegmentBytes: 1 << 20, Events: storage.Events{
 		Synced: func(e storage.SyncEvent) {
 			if e.Duration > 10*time.Second {
 				log.Printf("%s: a sync took %s", e.Path, e.Duration)

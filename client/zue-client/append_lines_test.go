@@ -134,9 +134,9 @@ func TestStdinServerStalls(t *testing.T) {
 		}
 		return nil
 	}})
-	got := appendLines(t, s, strings.NewReader("1\n2\n3\n"), "--timeout", "2s")
+	got := appendLines(t, s, strings.NewReader("1\n2\n3\n"), "--timeout", "5s")
 	require.Equal(t, exitFailed, got.code)
-	require.Contains(t, got.stderr, "nothing came for 2s: line 2: append to "+s.Address())
+	require.Contains(t, got.stderr, "nothing came for 5s: line 2: append to "+s.Address())
 	require.Contains(t, got.stderr, "\n1 line is surely stored, at offset 0\nfrom line 2 to line 3 it is unknown\nfrom line 4 on nothing is stored\n")
 }
 

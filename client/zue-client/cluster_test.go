@@ -47,14 +47,14 @@ func TestAppendsGoToTheLeader(t *testing.T) {
 
 	c.Lead(0)
 	for range 20 {
-		got = at(t, c.Nodes[0], "append", "k v --timeout 300ms")
+		got = at(t, c.Nodes[0], "append", "k v --timeout 2s")
 		if !strings.Contains(got.stderr, "may or may not") { // it was not just being asked again
 			break
 		}
 	}
 	require.Equal(t, exitFailed, got.code)
-	require.Contains(t, got.stderr, "zue-client: given up after 300ms: append to "+c.Nodes[0].Address()+": surely not appended: context deadline exceeded, after: not_leader: no leader is known\nhint: no node that could be reached leads")
-	got = at(t, c.Nodes[0], "append", "--stdin --timeout 300ms")
+	require.Contains(t, got.stderr, "zue-client: given up after 2s: append to "+c.Nodes[0].Address()+": surely not appended: context deadline exceeded, after: not_leader: no leader is known\nhint: no node that could be reached leads")
+	got = at(t, c.Nodes[0], "append", "--stdin --timeout 2s")
 	require.Equal(t, exitFailed, got.code)
 	require.Contains(t, got.stderr, "knows of no node that leads")
 }
@@ -314,9 +314,9 @@ func TestChangesOfAClusterCommands(t *testing.T) {
 		}
 		return nil
 	})
-	got = at(t, c.Nodes[1], "cluster transfer", "2 --timeout 300ms")
+	got = at(t, c.Nodes[1], "cluster transfer", "2 --timeout 2s")
 	require.Equal(t, exitFailed, got.code)
-	require.Contains(t, got.stderr, "node 2 was to lead, and "+c.Nodes[1].Address()+" does not say so after 300ms, but that node 1 does")
+	require.Contains(t, got.stderr, "node 2 was to lead, and "+c.Nodes[1].Address()+" does not say so after 2s, but that node 1 does")
 	for _, args := range []string{"cluster", "cluster status", "cluster remove 127.0.0.1 9000 0", "cluster allow 127.0.0.1 9000", "cluster verify 127.0.0.1 9000 --from 5 --to 5"} {
 		got := runCommand(t.Context(), nil, strings.Fields(args)...)
 		require.Equal(t, exitUsage, got.code, args)

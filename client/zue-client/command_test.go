@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -16,6 +17,7 @@ import (
 
 	"github.com/zue-log/zue/client/internal/wiretest"
 	"github.com/zue-log/zue/net/wire"
+	"github.com/zue-log/zue/tests/programs"
 )
 
 func TestMain(m *testing.M) {
@@ -158,11 +160,7 @@ func TestServerRefusals(t *testing.T) {
 }
 
 func TestRefusedConnection(t *testing.T) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	host, port, err := net.SplitHostPort(listener.Addr().String())
-	require.NoError(t, err)
-	require.NoError(t, listener.Close())
+	host, port := "127.0.0.1", strconv.Itoa(programs.FreePorts(t, 1)[0])
 	for _, args := range [][]string{
 		{"append", host, port, "k", "v"}, {"read", host, port, "0"}, {"append", host, port, "--stdin"},
 	} {
@@ -177,8 +175,8 @@ func TestRefusedConnection(t *testing.T) {
 // The timeout is long enough to connect under any load.
 func TestServerThatDoesNotAnswer(t *testing.T) {
 	for _, c := range []struct{ args, want string }{
-		{"append k v", "nothing came for 2s: append to %s: may or may not have been appended"},
-		{"read 0", "nothing came for 2s: read offset 0 from %s: "},
+		{"append k v", "nothing came for 5s: append to %s: may or may not have been appended"},
+		{"read 0", "nothing came for 5s: read offset 0 from %s: "},
 	} {
 		t.Run(c.args, func(t *testing.T) {
 			t.Parallel()
@@ -186,7 +184,7 @@ func TestServerThatDoesNotAnswer(t *testing.T) {
 				return &wiretest.Action{Ignore: true}
 			}})
 			args := strings.Fields(c.args)
-			args = append([]string{args[0], "127.0.0.1", s.Port(), "--timeout", "2s"}, args[1:]...)
+			args = append([]string{args[0], "127.0.0.1", s.Port(), "--timeout", "5s"}, args[1:]...)
 			got := runCommand(t.Context(), nil, args...)
 			require.Equal(t, exitFailed, got.code)
 			require.Empty(t, got.stdout)

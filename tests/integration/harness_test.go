@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -58,7 +59,7 @@ func (w *logWatch) follow(r io.Reader) {
 // the test kills it if it still runs.
 func startServer(t *testing.T, dir string, flags ...string) *server {
 	t.Helper()
-	return startServerAt(t, "0", dir, flags...)
+	return startServerAt(t, strconv.Itoa(programs.FreePorts(t, 1)[0]), dir, flags...) // it may start again
 }
 
 // startServerAt is startServer with a port of its own.

@@ -101,24 +101,28 @@ func TestHostileClients(t *testing.T) {
 	_, err := good.append(nil, large)
 	require.NoError(t, err)
 
-	var wg sync.WaitGroup
+	var wg, dialled sync.WaitGroup
 	var mu sync.Mutex
 	var conns []net.Conn
 	for name, attack := range hostiles {
 		for i := range each {
+			dialled.Add(1)
 			wg.Go(func() {
 				c, err := net.Dial("tcp", s.addr())
 				if err != nil {
+					dialled.Done()
 					t.Errorf("%s: %v", name, err)
 					return
 				}
 				mu.Lock()
 				conns = append(conns, c)
 				mu.Unlock()
+				dialled.Done()
 				attack(c, rand.New(rand.NewPCG(uint64(i), 0)))
 			})
 		}
 	}
+	dialled.Wait()
 	var most int64
 	begin, slowest := time.Now(), time.Duration(0)
 	for i := 0; time.Since(begin) < 3*time.Second; i++ {

@@ -188,7 +188,7 @@ func (c *cluster) dial() *client.Client {
 
 // status asks the node how it is.
 func (n *node) status() (wire.Status, error) {
-	ctx, cancel := context.WithTimeout(n.t.Context(), 2*time.Second)
+	ctx, cancel := context.WithTimeout(n.t.Context(), 10*time.Second)
 	defer cancel()
 	c, err := client.Dial(ctx, []string{n.address()}, client.Options{NoRetry: true})
 	if err != nil {

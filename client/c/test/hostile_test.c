@@ -212,7 +212,7 @@ static void between_requests(void) {
         }
         s.answer = &answer;
         s.piece = 13;
-        s.pause_ms = 50;
+        s.pause_ms = 500;
         f = fake_connect(&s, 5000, &c);
         CALL(ZUENET_OK, c, zuenet_append(c, "k", 1, "v", 1, &offset));
         p.fd = c->fd;
