@@ -154,7 +154,7 @@ func (c *cluster) oneWay(id int, says bool) {
 // Each node in turn is stopped in order and started again; nothing that clients ask for fails.
 func TestRollingRestart(t *testing.T) {
 	sizes(t, func(t *testing.T, n int) {
-		withLoad(t, n, quick, func(c *cluster, l *load) {
+		withLoad(t, n, steady, func(c *cluster, l *load) {
 			for _, n := range c.nodes {
 				n.stop()
 				l.more(50)
@@ -247,7 +247,7 @@ func TestRemoveAndAllow(t *testing.T) {
 // A bit that flips in what a minority has committed is not served, and is mended while the node
 // runs; nobody need do anything.
 func TestBitFlipInACommittedSegment(t *testing.T) {
-	withLoad(t, 3, quick, func(c *cluster, l *load) {
+	withLoad(t, 3, steady, func(c *cluster, l *load) {
 		big := strings.Repeat("x", 1000)
 		l.appendAll(numbered(big, 100)...)
 		c.whole()
@@ -340,7 +340,7 @@ func TestLongPartition(t *testing.T) {
 // What is not kept any more cannot be sent: a node that was away for so long begins where the
 // others' logs do.
 func TestInstallBelowTheFirstKeptOffset(t *testing.T) {
-	c := newCluster(t, 3, quick, "--segment-size", "64KiB", "--retention-size", "256KiB")
+	c := newCluster(t, 3, steady, "--segment-size", "64KiB", "--retention-size", "256KiB")
 	led := c.leader()
 	away := c.nodes[led.id%3]
 	c.appendAll("a", "b", "c")
@@ -365,7 +365,7 @@ func TestFullDisk(t *testing.T) {
 	if out, err := exec.Command("unshare", "-rm", "mount", "-t", "tmpfs", "-o", "size=1m", "none", "/mnt").CombinedOutput(); err != nil {
 		t.Skipf("no file system of one's own can be mounted here: %v: %s", err, out)
 	}
-	withLoad(t, 3, quick, func(c *cluster, l *load) {
+	withLoad(t, 3, steady, func(c *cluster, l *load) {
 		full := c.nodes[c.leader().id%3]
 		full.kill()
 		full.wipe()

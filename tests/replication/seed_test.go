@@ -15,8 +15,13 @@ import (
 	"github.com/zue-log/zue/net/wire"
 )
 
-// quick is settings with which a test need not wait long.
-const quick = "heartbeat 200\ntimeout 2000\nmax_lag 50\nelection_timeout 500\n"
+const (
+	// quick is settings with which a test need not wait long for an election.
+	quick = "heartbeat 200\ntimeout 2000\nmax_lag 50\nelection_timeout 500\n"
+	// steady is settings for a test that has none, and is not to have one since the machine is busy, or
+	// a disk slow. Leaders are followed at once when they are stopped in order.
+	steady = "heartbeat 200\ntimeout 20000\nmax_lag 50\nelection_timeout 2000\n"
+)
 
 // appendAll appends values through the whole cluster, one after the other.
 func (c *cluster) appendAll(values ...string) (offsets []uint64) {
@@ -50,7 +55,7 @@ func (c *cluster) equal(want []string) {
 
 // A record that was appended by the program is read from each node by it.
 func TestBasic(t *testing.T) {
-	c := newCluster(t, 3, quick)
+	c := newCluster(t, 3, steady)
 	led := c.leader()
 	require.Equal(t, 1, led.id, "the one that cluster.conf calls leader stands first")
 	r := run(t, "append", "127.0.0.1", strconv.Itoa(led.port), "key", "value")
@@ -65,7 +70,7 @@ func TestBasic(t *testing.T) {
 }
 
 func TestOneFollowerDown(t *testing.T) {
-	c := newCluster(t, 3, quick)
+	c := newCluster(t, 3, steady)
 	led := c.leader()
 	c.nodes[led.id%3].kill()
 	values := numbered("v", 100)
@@ -120,7 +125,7 @@ func TestQuorumFailure(t *testing.T) {
 }
 
 func TestCatchUpAfterRestart(t *testing.T) {
-	c := newCluster(t, 3, quick)
+	c := newCluster(t, 3, steady)
 	led := c.leader()
 	down := c.nodes[led.id%3]
 	values := numbered("a", 50)
@@ -203,7 +208,7 @@ func TestHeartbeatAndInSyncStatus(t *testing.T) {
 
 // A follower that is behind by more than max_lag records is not in sync, though it is heard of.
 func TestLagDetection(t *testing.T) {
-	c := newCluster(t, 3, quick)
+	c := newCluster(t, 3, steady)
 	led := c.leader()
 	c.settled()
 	slow := c.nodes[led.id%3]
@@ -227,7 +232,7 @@ func TestLagDetection(t *testing.T) {
 }
 
 func TestConcurrentWriters(t *testing.T) {
-	c := newCluster(t, 3, quick)
+	c := newCluster(t, 3, steady)
 	c.leader()
 	var mu sync.Mutex
 	at := map[uint64]string{}
@@ -257,7 +262,7 @@ func TestConcurrentWriters(t *testing.T) {
 }
 
 func TestNotLeader(t *testing.T) {
-	c := newCluster(t, 3, quick)
+	c := newCluster(t, 3, steady)
 	led := c.leader()
 	for _, n := range c.nodes {
 		if n == led {
