@@ -62,7 +62,7 @@ func startCluster(t testing.TB, n int, tune ...func(*MemberOptions)) *testCluste
 		}
 		fmt.Fprintf(&lines, "node %d 127.0.0.1 %d %s\n", i+1, l.Addr().(*net.TCPAddr).Port, role)
 	}
-	lines.WriteString("election_timeout 1000\nheartbeat 300\nmax_lag 1000000\n")
+	lines.WriteString("election_timeout 2000\nheartbeat 300\nmax_lag 1000000\n")
 	var err error
 	c.conf, err = conf.Parse([]byte(lines.String()))
 	require.NoError(t, err)
