@@ -184,8 +184,8 @@ func do[T any](ctx context.Context, l *link, r *request, parse func([]byte) (T, 
 		}
 		stop := ctx.Err()
 		if stop != nil && errors.Is(err, stop) { // which says nothing against the server
-			if before == nil || errors.Is(err, ErrMaybeApplied) {
-				return none, err
+			if before == nil || r.op != OpAppend || errors.Is(err, ErrMaybeApplied) {
+				return none, err // of others it is not known whether this attempt was sent
 			}
 			return none, newOpError(r.op, cn.address, r.offset, ErrNotApplied, after(cause(err), before))
 		}
@@ -196,7 +196,8 @@ func do[T any](ctx context.Context, l *link, r *request, parse func([]byte) (T, 
 			if errors.Is(err, ErrElsewhere) {
 				l.leave(cn, err) // the next request may go there
 			}
-			if c := l.client; c.closed.Err() != nil && !errors.Is(err, ErrClosed) && !errors.Is(err, ErrMaybeApplied) {
+			answered := errors.As(err, new(*wire.Error))
+			if l.client.closed.Err() != nil && !answered && !errors.Is(err, ErrClosed) && !errors.Is(err, ErrMaybeApplied) {
 				err = newOpError(r.op, cn.address, r.offset, ErrNotApplied, after(ErrClosed, cause(err)))
 			}
 			return none, err

@@ -496,6 +496,18 @@ func TestCloseWhileConnecting(t *testing.T) {
 	}
 }
 
+// Who closes a client is told that, though the connection was lost meanwhile, too.
+func TestCloseWhileAConnectionIsLost(t *testing.T) {
+	var c *Client
+	s := wiretest.Start(t, wiretest.Options{Script: func(int, wire.Frame) *wiretest.Action {
+		c.endLife() // as Close does first
+		return &wiretest.Action{Hang: true}
+	}})
+	c = dialClient(t, Options{}, s.Address())
+	_, err := c.Read(t.Context(), 0)
+	require.ErrorIs(t, err, ErrClosed)
+}
+
 func TestPausesGrow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var dials []time.Time

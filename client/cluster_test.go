@@ -60,7 +60,7 @@ func TestReadsStayAndAppendsFollow(t *testing.T) {
 	require.Equal(t, cluster.Addresses()[1], c.Address())
 	require.Equal(t, cluster.Addresses()[0], c.LeaderAddress())
 	require.Equal(t, 5, k.of(2, wire.TypeReadRequest))
-	require.LessOrEqual(t, k.of(2, wire.TypeAppendRequest), 2, "it has said who leads, twice if connecting there took so long that it was asked again")
+	require.Contains(t, []int{1, 2}, k.of(2, wire.TypeAppendRequest), "it has said who leads, twice if connecting there took so long that it was asked again")
 	require.Equal(t, 5, k.of(1, wire.TypeAppendRequest))
 
 	cluster.Lead(3) // between two appends
@@ -68,7 +68,7 @@ func TestReadsStayAndAppendsFollow(t *testing.T) {
 		_, err := c.Append(ctx, nil, nil)
 		require.NoError(t, err)
 	}
-	require.InDelta(t, 6, k.of(1, wire.TypeAppendRequest), 1, "as there")
+	require.Contains(t, []int{6, 7}, k.of(1, wire.TypeAppendRequest), "as there")
 	require.Equal(t, 3, k.of(3, wire.TypeAppendRequest))
 	require.Equal(t, cluster.Addresses()[1], c.Address())
 	require.Len(t, cluster.Nodes[0].Records(), 8)

@@ -4,7 +4,9 @@ import (
 	"context"
 	"net"
 	"path/filepath"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"github.com/zue-log/zue/net/wire"
@@ -13,31 +15,54 @@ import (
 	"github.com/zue-log/zue/tests/programs"
 )
 
-// lazy is a listener that does not accept until it is told to, as on a busy machine.
+// lazy is a listener that accepts nobody until it is to stop, as on a busy machine.
 type lazy struct {
 	*net.TCPListener
-	gate chan struct{}
+	once sync.Once
+	stop chan struct{}
+}
+
+func (l *lazy) SetDeadline(at time.Time) error {
+	err := l.TCPListener.SetDeadline(at)
+	if !at.IsZero() {
+		l.once.Do(func() { close(l.stop) })
+	}
+	return err
 }
 
 func (l *lazy) Accept() (net.Conn, error) {
-	<-l.gate
+	<-l.stop
 	return l.TCPListener.Accept()
 }
 
 func listenLazily(t *testing.T) *lazy {
-	return &lazy{programs.Listen(t).(*net.TCPListener), make(chan struct{})}
+	return &lazy{TCPListener: programs.Listen(t).(*net.TCPListener), stop: make(chan struct{})}
+}
+
+// serveLazily serves a new log on a listener.
+func serveLazily(t *testing.T, l net.Listener) (s *Server, log *storage.Log, served chan error) {
+	log, err := storage.Open(t.TempDir(), storage.Options{})
+	require.NoError(t, err)
+	s, err = New(log, Options{})
+	require.NoError(t, err)
+	served = make(chan error, 1)
+	go func() { served <- s.Serve(l) }()
+	require.Eventually(t, func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return len(s.listeners) == 1
+	}, 30*time.Second, time.Millisecond)
+	return s, log, served
 }
 
 // Who has connected before a server stops, and waits to be accepted, has his answer as all others
 // have: if the connection were reset he could not know whether his record was appended.
 func TestShutdownAnswersWhoWaits(t *testing.T) {
-	log, err := storage.Open(t.TempDir(), storage.Options{})
-	require.NoError(t, err)
-	s, err := New(log, Options{})
-	require.NoError(t, err)
 	l := listenLazily(t)
-	served := make(chan error, 1)
-	go func() { served <- s.Serve(l) }()
+	s, log, served := serveLazily(t, l)
+	gone := dial(t, l.Addr().String()) // before he is accepted
+	require.NoError(t, gone.SetLinger(0))
+	require.NoError(t, gone.Close())
 	var clients []net.Conn
 	for range 10 {
 		c := dial(t, l.Addr().String())
@@ -46,8 +71,6 @@ func TestShutdownAnswersWhoWaits(t *testing.T) {
 	}
 	stopped := make(chan error, 1)
 	go func() { stopped <- s.Shutdown(context.Background()) }()
-	<-s.stopped
-	close(l.gate)
 	for _, c := range clients {
 		expect(t, c, "09000000 02")
 	}
@@ -55,8 +78,30 @@ func TestShutdownAnswersWhoWaits(t *testing.T) {
 	require.ErrorIs(t, <-served, ErrStopped)
 	require.EqualValues(t, len(clients), log.EndOffset())
 	require.NoError(t, log.Close())
-	_, err = net.Dial("tcp", l.Addr().String())
+	_, err := net.Dial("tcp", l.Addr().String())
 	require.Error(t, err, "it does not listen any more")
+}
+
+// Who waits when a member's life ends waits for its next one.
+func TestTurnLeavesWhoWaits(t *testing.T) {
+	l := listenLazily(t)
+	defer l.Close()
+	m := &Member{opts: MemberOptions{Listener: l}}
+	turn, err := m.takeTurn()
+	require.NoError(t, err)
+	s, log, served := serveLazily(t, turn)
+	c := dial(t, l.Addr().String())
+	require.NoError(t, turn.Close())
+	require.NoError(t, s.Shutdown(context.Background()))
+	<-served
+	require.NoError(t, log.Close())
+	_, err = m.takeTurn()
+	require.NoError(t, err)
+	require.NoError(t, l.TCPListener.SetDeadline(time.Now().Add(20*time.Second)))
+	next, err := l.TCPListener.Accept()
+	require.NoError(t, err)
+	defer next.Close()
+	require.Equal(t, c.LocalAddr().String(), next.RemoteAddr().String())
 }
 
 // So has a client of a cluster's node.
@@ -70,8 +115,6 @@ func TestMemberThatStopsAnswersWhoWaits(t *testing.T) {
 	p.send(wire.StatusRequest{})
 	stopped := make(chan error, 1)
 	go func() { stopped <- m.Stop(context.Background()) }()
-	<-m.life.server.stopped
-	close(l.gate)
 	require.Equal(t, wire.TypeStatusResponse, p.frame().Type)
 	require.NoError(t, <-stopped)
 	_, err = net.Dial("tcp", l.Addr().String())

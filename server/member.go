@@ -38,7 +38,8 @@ const (
 // Listener is what a [Member] listens on. A [net.TCPListener] is one.
 type Listener interface {
 	net.Listener
-	// SetDeadline has Accept fail at that time.
+	// SetDeadline has Accept fail at that time. When the member stops, who has connected is
+	// accepted by then if the listener is a [syscall.Conn], too.
 	SetDeadline(time.Time) error
 }
 
@@ -490,8 +491,8 @@ func (l *life) close() error {
 	return l.log.Close()
 }
 
-// Stop stops the node, as far as ctx allows in order: it accepts no more connections, hands
-// leadership over if it leads, answers what has arrived, and closes its log. It returns Err.
+// Stop stops the node, as far as ctx allows in order: it accepts who has connected, and nobody after
+// that, hands leadership over if it leads, answers what has arrived, and closes its log. It returns Err.
 func (m *Member) Stop(ctx context.Context) error {
 	m.once.Do(func() {
 		m.mu.Lock()

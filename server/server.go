@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"sync"
 	"syscall"
 	"time"
@@ -156,7 +155,8 @@ func New(log *storage.Log, o Options) (*Server, error) {
 }
 
 // Serve accepts connections on l, which it closes, until Shutdown; then it
-// returns ErrStopped. It fails otherwise only if l does for good.
+// returns ErrStopped. It fails otherwise only if l does for good. Those who have connected by
+// then are still accepted if l has SetDeadline and is a [syscall.Conn], as a [net.TCPListener].
 func (s *Server) Serve(l net.Listener) error {
 	s.mu.Lock()
 	if s.stopping {
@@ -187,7 +187,9 @@ func (s *Server) Serve(l net.Listener) error {
 		}
 		select {
 		case <-s.stopped:
-			s.acceptWaiting(l)
+			if !errors.Is(err, net.ErrClosed) {
+				s.acceptWaiting(l)
+			}
 			return ErrStopped
 		default:
 		}
@@ -207,35 +209,39 @@ type deadliner interface{ SetDeadline(time.Time) error }
 
 // acceptWaiting accepts the connections that the system has for a listener which is closed next.
 // Their clients have connected, and may have sent requests, of which they could not know what
-// became if the system reset them. It does so itself: Accept looks for none when its deadline
-// has passed, which on a busy machine comes before those that have come meanwhile.
+// became if the system reset them. It asks the system whether there are some, without waiting:
+// Accept would look for none when its deadline has passed, which on a busy machine comes before
+// those that have come meanwhile. The listener must be a [syscall.Conn]; else nobody is accepted.
 func (s *Server) acceptWaiting(l net.Listener) {
 	sc, ok := l.(syscall.Conn)
-	if !ok {
+	d, can := l.(deadliner)
+	if !ok || !can {
 		return
 	}
+	end := time.Now().Add(maxAcceptWaiting)
 	raw, err := sc.SyscallConn()
-	for end := time.Now().Add(maxAcceptWaiting); err == nil && time.Now().Before(end); {
-		fd := -1
-		var failed error
-		err = raw.Control(func(listener uintptr) { fd, _, failed = unix.Accept(int(listener)) })
-		switch {
-		case err != nil:
-		case failed == nil:
-			if conn, err := connOf(fd); err == nil {
-				s.open(conn)
-			}
-		case failed != unix.EINTR && failed != unix.ECONNABORTED:
-			return // there are no more
-		}
+	if err != nil || d.SetDeadline(end) != nil {
+		return
 	}
-}
-
-// connOf makes a connection of a socket, which it takes over.
-func connOf(fd int) (net.Conn, error) {
-	f := os.NewFile(uintptr(fd), "")
-	defer f.Close() // FileConn has one of its own
-	return net.FileConn(f)
+	for time.Now().Before(end) {
+		waiting := 0
+		var failed error
+		err := raw.Control(func(fd uintptr) {
+			waiting, failed = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+		})
+		if err == nil && failed == unix.EINTR {
+			continue
+		}
+		if err != nil || waiting <= 0 {
+			return
+		}
+		conn, err := l.Accept()
+		if err != nil {
+			s.logger.Warn("could not accept a connection of those that waited when the server stopped", "listener", l.Addr().String(), "err", err)
+			return
+		}
+		s.open(conn)
+	}
 }
 
 // open starts the session of a new connection. Its caller is Serve, for which Shutdown waits

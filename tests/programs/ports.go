@@ -8,9 +8,10 @@ import (
 	"testing"
 )
 
-// Listen listens on a port of 127.0.0.1 that nobody else gets when the listener is closed: it is
-// not among those that the system gives to whoever asks for any. So a server that starts again
-// finds its port free, and one that is down is not taken for another test's.
+// Listen listens on a port of 127.0.0.1 that hardly anybody else gets when the listener is closed: it
+// is not among those that Linux by default gives to whoever asks for any, this process does not get it
+// again, and another process of tests with a chance of 1 in 20,000. So a server that starts again finds
+// its port free, and one that is down is not taken for another test's.
 func Listen(t testing.TB) net.Listener {
 	t.Helper()
 	return row(t, 1)[0]
