@@ -47,12 +47,17 @@ func serveLazily(t *testing.T, l net.Listener) (s *Server, log *storage.Log, ser
 	require.NoError(t, err)
 	served = make(chan error, 1)
 	go func() { served <- s.Serve(l) }()
+	s.awaitServe(t)
+	return s, log, served
+}
+
+// awaitServe waits until Serve has begun.
+func (s *Server) awaitServe(t *testing.T) {
 	require.Eventually(t, func() bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		return len(s.listeners) == 1
 	}, 30*time.Second, time.Millisecond)
-	return s, log, served
 }
 
 // Who has connected before a server stops, and waits to be accepted, has his answer as all others
@@ -111,6 +116,7 @@ func TestMemberThatStopsAnswersWhoWaits(t *testing.T) {
 	l := listenLazily(t)
 	m, err := StartMember(MemberOptions{Dir: filepath.Join(t.TempDir(), "data"), Conf: parsed, Self: 1, Listener: l})
 	require.NoError(t, err)
+	m.life.server.awaitServe(t)
 	p := newPeer(t, l.Addr().String())
 	p.send(wire.StatusRequest{})
 	stopped := make(chan error, 1)
