@@ -39,18 +39,6 @@ func listenLazily(t *testing.T) *lazy {
 	return &lazy{TCPListener: programs.Listen(t).(*net.TCPListener), stop: make(chan struct{})}
 }
 
-// serveLazily serves a new log on a listener.
-func serveLazily(t *testing.T, l net.Listener) (s *Server, log *storage.Log, served chan error) {
-	log, err := storage.Open(t.TempDir(), storage.Options{})
-	require.NoError(t, err)
-	s, err = New(log, Options{})
-	require.NoError(t, err)
-	served = make(chan error, 1)
-	go func() { served <- s.Serve(l) }()
-	s.awaitServe(t)
-	return s, log, served
-}
-
 // awaitServe waits until Serve has begun.
 func (s *Server) awaitServe(t *testing.T) {
 	require.Eventually(t, func() bool {
@@ -64,7 +52,8 @@ func (s *Server) awaitServe(t *testing.T) {
 // have: if the connection were reset he could not know whether his record was appended.
 func TestShutdownAnswersWhoWaits(t *testing.T) {
 	l := listenLazily(t)
-	s, log, served := serveLazily(t, l)
+	s, log, served := startOn(t, l, storage.Options{})
+	s.awaitServe(t)
 	gone := dial(t, l.Addr().String()) // before he is accepted
 	require.NoError(t, gone.SetLinger(0))
 	require.NoError(t, gone.Close())
@@ -91,16 +80,16 @@ func TestShutdownAnswersWhoWaits(t *testing.T) {
 func TestTurnLeavesWhoWaits(t *testing.T) {
 	l := listenLazily(t)
 	defer l.Close()
-	m := &Member{opts: MemberOptions{Listener: l}}
-	turn, err := m.takeTurn()
+	turn, err := takeTurn(l)
 	require.NoError(t, err)
-	s, log, served := serveLazily(t, turn)
+	s, log, served := startOn(t, turn, storage.Options{})
+	s.awaitServe(t)
 	c := dial(t, l.Addr().String())
 	require.NoError(t, turn.Close())
 	require.NoError(t, s.Shutdown(context.Background()))
 	<-served
 	require.NoError(t, log.Close())
-	_, err = m.takeTurn()
+	_, err = takeTurn(l)
 	require.NoError(t, err)
 	require.NoError(t, l.TCPListener.SetDeadline(time.Now().Add(20*time.Second)))
 	next, err := l.TCPListener.Accept()

@@ -87,14 +87,9 @@ func TestWaitingFetchTakesUpNoMemory(t *testing.T) {
 
 // A stopping server answers a large request that has arrived.
 func TestShutdownAnswersALargeRequest(t *testing.T) {
-	log, err := storage.Open(t.TempDir(), storage.Options{})
-	require.NoError(t, err)
-	s, err := New(log, Options{})
-	require.NoError(t, err)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	served := make(chan error, 1)
-	go func() { served <- s.Serve(l) }()
+	s, log, served := startOn(t, l, storage.Options{})
 	p := newPeer(t, l.Addr().String())
 	p.send(wire.BarrierRequest{})
 	require.Equal(t, wire.TypeBarrierResponse, p.frame().Type) // the session runs

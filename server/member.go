@@ -320,7 +320,7 @@ func (l *life) serve() (err error) {
 		notes: m.notes, changes: m.inSyncChanges.Load, room: semaphore.NewWeighted(maxInFlightBytes),
 		ended: l.nodeUp, cut: l.nodeDown,
 	}
-	if l.turn, err = m.takeTurn(); err != nil {
+	if l.turn, err = takeTurn(m.opts.Listener); err != nil {
 		return err
 	}
 	l.watch = watchInSync(l)
@@ -360,7 +360,7 @@ func (m *Member) await(l *life) (*life, error) {
 		m.mu.Lock()
 		grace := m.grace
 		m.mu.Unlock()
-		l.turn.beLast()
+		l.turn.beLast(m.closeListener)
 		l.server.stopAccepting()
 		l.handOver(grace)
 		return nil, l.stop(grace)
@@ -529,25 +529,23 @@ func (m *Member) Status() wire.Status {
 // last: connections that come in between wait.
 type turn struct {
 	Listener
-	member *Member
 	mu     sync.Mutex
 	closed bool
-	last   bool
+	end    func() error // of the last one: closes the listener
 }
 
-func (m *Member) takeTurn() (*turn, error) {
-	l := m.opts.Listener
+func takeTurn(l Listener) (*turn, error) {
 	if err := l.SetDeadline(time.Time{}); err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", l.Addr(), err)
 	}
-	return &turn{Listener: l, member: m}, nil
+	return &turn{Listener: l}, nil
 }
 
-// beLast has Close close the listener that it stands for.
-func (t *turn) beLast() {
+// beLast has Close close the listener that it stands for, by end.
+func (t *turn) beLast(end func() error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.last = true
+	t.end = end
 }
 
 // SyscallConn implements syscall.Conn, if the listener does.
@@ -574,8 +572,8 @@ func (t *turn) Close() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.closed = true
-	if t.last {
-		return t.member.closeListener()
+	if t.end != nil {
+		return t.end()
 	}
 	return t.SetDeadline(time.Unix(1, 0)) // Accept returns
 }

@@ -26,6 +26,21 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // server before it begins.
 func start(t testing.TB, o storage.Options, tune ...func(*Server)) (addr string, s *Server, log *storage.Log) {
 	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	s, log, served := startOn(t, l, o, tune...)
+	t.Cleanup(func() {
+		require.NoError(t, s.Shutdown(context.Background()))
+		require.ErrorIs(t, <-served, ErrStopped)
+		require.NoError(t, log.Close())
+	})
+	return l.Addr().String(), s, log
+}
+
+// startOn is start on a listener. To stop the server, see what Serve returns, and close the log is
+// the caller's.
+func startOn(t testing.TB, l net.Listener, o storage.Options, tune ...func(*Server)) (s *Server, log *storage.Log, served chan error) {
+	t.Helper()
 	log, err := storage.Open(t.TempDir(), o)
 	require.NoError(t, err)
 	s, err = New(log, Options{Sync: o.Sync})
@@ -33,16 +48,9 @@ func start(t testing.TB, o storage.Options, tune ...func(*Server)) (addr string,
 	for _, f := range tune {
 		f(s)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	served := make(chan error, 1)
+	served = make(chan error, 1)
 	go func() { served <- s.Serve(l) }()
-	t.Cleanup(func() {
-		require.NoError(t, s.Shutdown(context.Background()))
-		require.ErrorIs(t, <-served, ErrStopped)
-		require.NoError(t, log.Close())
-	})
-	return l.Addr().String(), s, log
+	return s, log, served
 }
 
 func dial(t testing.TB, addr string) *net.TCPConn {

@@ -104,8 +104,7 @@ func (c *session) fill() error {
 	for {
 		// After that, or it might undo the deadline that finish sets. That one may
 		// also have passed while requests were being answered, and more have arrived.
-		stopBy := c.stopBy.Load()
-		if stopBy != 0 {
+		if stopBy := c.stopBy.Load(); stopBy != 0 {
 			now := time.Now()
 			if now.UnixNano() > stopBy {
 				return os.ErrDeadlineExceeded
@@ -115,7 +114,7 @@ func (c *session) fill() error {
 			}
 		}
 		err := c.dec.Fill()
-		if stopBy == 0 && c.stopBy.Load() == 0 || !errors.Is(err, os.ErrDeadlineExceeded) || !c.arrived() {
+		if c.stopBy.Load() == 0 || !errors.Is(err, os.ErrDeadlineExceeded) || !c.arrived() {
 			return err
 		} // a busy machine sees the deadline and what came before it at once
 	}

@@ -101,28 +101,16 @@ func TestHostileClients(t *testing.T) {
 	_, err := good.append(nil, large)
 	require.NoError(t, err)
 
-	var wg, dialled sync.WaitGroup
-	var mu sync.Mutex
+	var wg sync.WaitGroup
 	var conns []net.Conn
 	for name, attack := range hostiles {
 		for i := range each {
-			dialled.Add(1)
-			wg.Go(func() {
-				c, err := net.Dial("tcp", s.addr())
-				if err != nil {
-					dialled.Done()
-					t.Errorf("%s: %v", name, err)
-					return
-				}
-				mu.Lock()
-				conns = append(conns, c)
-				mu.Unlock()
-				dialled.Done()
-				attack(c, rand.New(rand.NewPCG(uint64(i), 0)))
-			})
+			c, err := net.Dial("tcp", s.addr())
+			require.NoError(t, err, name)
+			conns = append(conns, c)
+			wg.Go(func() { attack(c, rand.New(rand.NewPCG(uint64(i), 0))) })
 		}
 	}
-	dialled.Wait()
 	var most int64
 	begin, slowest := time.Now(), time.Duration(0)
 	for i := 0; time.Since(begin) < 3*time.Second; i++ {
@@ -137,11 +125,9 @@ func TestHostileClients(t *testing.T) {
 	}
 	t.Logf("%d hostile clients: at most %d MiB, slowest append and read %s", each*len(hostiles), most>>20, slowest)
 	require.Less(t, most, int64(bound))
-	mu.Lock()
 	for _, c := range conns {
 		_ = c.Close()
 	}
-	mu.Unlock()
 	wg.Wait()
 	require.NoError(t, good.Close())
 	require.NoError(t, s.stop(syscall.SIGTERM))

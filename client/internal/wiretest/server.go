@@ -89,8 +89,8 @@ type Server struct {
 	conns    map[net.Conn]struct{} // nil once the server is closed
 }
 
-// Start starts a server on a port of 127.0.0.1 that nobody else gets when it is closed. It is closed, and all its
-// goroutines have ended, when the test ends.
+// Start starts a server on a port of 127.0.0.1, which programs.Listen gives. It is closed, and
+// all its goroutines have ended, when the test ends.
 func Start(t testing.TB, opts Options) *Server {
 	t.Helper()
 	listener := programs.Listen(t)
